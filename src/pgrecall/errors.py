@@ -1,0 +1,138 @@
+"""Every error that pgrecall tells a user: one class, one stable code, one exit status.
+
+A message says what happened with both values; the hint says what to do next; facts are the same values for programs
+(`--json`). Only `cli` turns an error into an exit. A bug of ours is an assert, never one of these.
+"""
+
+from typing import ClassVar
+
+Fact = str | int | float | bool | None | list[str]
+
+
+class PgrecallError(Exception):
+    """Base of all errors with a name. `str(error)` is the message without the hint."""
+
+    code: ClassVar[str] = "failed"
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str | None = None, **facts: Fact) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.facts = facts
+
+
+# 2: usage and configuration ------------------------------------------------------------------------------------------
+class UsageError(PgrecallError):
+    code, exit_status = "usage", 2
+
+
+class ConfigInvalid(PgrecallError):
+    code, exit_status = "config-invalid", 2
+
+
+class ValueInvalid(PgrecallError):
+    """A value typed by a user (LSN, label, target, size…) cannot be read."""
+
+    code, exit_status = "value-invalid", 2
+
+
+class TimeAmbiguous(ValueInvalid):
+    code = "time-ambiguous"
+
+
+# 4: refused by a safety rule -----------------------------------------------------------------------------------------
+class Refused(PgrecallError):
+    code, exit_status = "refused", 4
+
+
+class WrongCluster(Refused):
+    code = "wrong-cluster"
+
+
+class DestinationRunning(Refused):
+    code = "dest-running"
+
+
+class DestinationNotEmpty(Refused):
+    code = "dest-not-empty"
+
+
+# 5: not there --------------------------------------------------------------------------------------------------------
+class NotThere(PgrecallError):
+    code, exit_status = "not-there", 5
+
+
+class BackupNotFound(NotThere):
+    code = "backup-not-found"
+
+
+class TargetUnreachable(NotThere):
+    code = "target-unreachable"
+
+
+# 6: storage ----------------------------------------------------------------------------------------------------------
+class StorageError(PgrecallError):
+    code, exit_status = "storage-failed", 6
+
+
+class StorageFull(StorageError):
+    code = "storage-full"
+
+
+class StorageDenied(StorageError):
+    code = "storage-denied"
+
+
+class ObjectMissing(StorageError):
+    code = "object-missing"
+
+
+class ObjectExists(StorageError):
+    """A create-only put found the key taken."""
+
+    code = "object-exists"
+
+
+# 7: PostgreSQL -------------------------------------------------------------------------------------------------------
+class PostgresError(PgrecallError):
+    code, exit_status = "postgres-failed", 7
+
+
+class ServerUnreachable(PostgresError):
+    code = "server-unreachable"
+
+
+class SessionLost(PostgresError):
+    code = "session-lost"
+
+
+# 8: keys -------------------------------------------------------------------------------------------------------------
+class KeyProblem(PgrecallError):
+    code, exit_status = "key-not-found", 8
+
+
+class KeyMismatch(KeyProblem):
+    code = "key-mismatch"
+
+
+# 9: damage -----------------------------------------------------------------------------------------------------------
+class DamageFound(PgrecallError):
+    code, exit_status = "damage-found", 9
+
+
+class ObjectDamaged(DamageFound):
+    """A stored object is not what was written: truncated, changed, or in another object's place."""
+
+    code = "object-damaged"
+
+
+class FormatUnknown(PgrecallError):
+    """Written by a newer pgrecall, or not by pgrecall at all."""
+
+    code, exit_status = "format-unknown", 2
+
+
+# 10: busy ------------------------------------------------------------------------------------------------------------
+class Busy(PgrecallError):
+    code, exit_status = "busy", 10

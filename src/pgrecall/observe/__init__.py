@@ -1,0 +1,1 @@
+"""What a running service tells: progress, notes and warnings. Services emit; cli listens."""

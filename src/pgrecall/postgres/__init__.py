@@ -1,0 +1,1 @@
+"""What a PostgreSQL server and its files are."""

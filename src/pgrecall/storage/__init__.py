@@ -1,0 +1,1 @@
+"""Where bytes go: keys and bytes, never backups."""
