@@ -37,6 +37,10 @@ class ValueInvalid(PgrecallError):
     code, exit_status = "value-invalid", 2
 
 
+class WalNameInvalid(ValueInvalid):
+    code = "wal-name-invalid"
+
+
 class TimeAmbiguous(ValueInvalid):
     code = "time-ambiguous"
 
