@@ -32,7 +32,7 @@ class TimelineRange(NamedTuple):
 class History:
     """The ancestors of a timeline, oldest first: what a `.history` file says (PostgreSQL: access/transam/timeline.c).
 
-    Switch positions need not grow: recovery aimed at timeline 2 that stops before 2 began writes "1 at X, 2 at Z" with Z < X.
+    Switch positions need not grow: recovery aimed at timeline 2 that stops before 2 began writes "1 at X, 2 at Z", Z < X.
     As in tliOfPointInHistory, the newest timeline that began at or before a position owns it.
     """
 
@@ -53,10 +53,14 @@ class History:
                 continue
             match = _LINE.match(line)
             if match is None:
-                raise ValueInvalid(f"line {number} of the history of timeline {timeline} cannot be read: '{line[:100]}'")
+                raise ValueInvalid(
+                    f"line {number} of the history of timeline {timeline} cannot be read: '{line[:100]}'"
+                )
             ancestor = int(match[1])
             if not (entries[-1].timeline if entries else 0) < ancestor < timeline:
-                raise ValueInvalid(f"line {number} of the history of timeline {timeline} names timeline {ancestor} out of order")
+                raise ValueInvalid(
+                    f"line {number} of the history of timeline {timeline} names timeline {ancestor} out of order"
+                )
             entries.append(HistoryEntry(ancestor, Lsn(int(match[2], 16) << 32 | int(match[3], 16)), match[4] or ""))
         return cls(timeline, tuple(entries))
 
@@ -65,7 +69,7 @@ class History:
 
     @cached_property
     def ranges(self) -> tuple[TimelineRange, ...]:
-        """The parts that are used, oldest first, without holes; timelines that were left before they began are not among them."""
+        """The parts that are used, oldest first, without holes; a timeline left before it began is not among them."""
         found: list[TimelineRange] = []
         end: Lsn | None = None
         for index in range(len(self.entries), -1, -1):
@@ -111,9 +115,7 @@ class History:
 
         The segment that holds a switch comes from the child, which begins it with a copy of the parent's part.
         """
-        return next(
-            WalSegment(part.timeline, number) for part in reversed(self.ranges) if part.begin // size <= number
-        )
+        return next(WalSegment(part.timeline, number) for part in reversed(self.ranges) if part.begin // size <= number)
 
     def segments(self, start_timeline: int, start: Lsn, stop: Lsn, size: int) -> list[WalSegment]:
         """The files that bring `[start, stop)`, in order, for a start that lies on start_timeline."""
