@@ -1,0 +1,114 @@
+"""One call of the program: what was typed, where output goes, and the few services that every verb needs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pgrecall.cli.output import Output, Text
+from pgrecall.clock import Clock
+from pgrecall.errors import Refused
+
+if TYPE_CHECKING:
+    from pgrecall.cli.progress import Progress
+    from pgrecall.config import ClusterSettings, Settings
+    from pgrecall.services.unattended import UnattendedRun
+
+DEGRADED = 3
+
+
+@dataclass
+class Globals:
+    """The global options as typed, wherever they stood on the line."""
+
+    clusters: tuple[str, ...] = ()
+    repository: str | None = None
+    config: Path | None = None
+    identity_file: Path | None = None
+    json: bool = False
+    quiet: bool = False
+    verbose: int = 0
+    dry_run: bool = False
+    yes: bool = False
+
+    def apply(self, name: str, value: Any) -> None:
+        assert hasattr(self, name), name
+        setattr(self, name, self.clusters + tuple(value) if name == "clusters" else value)
+
+
+@dataclass
+class Invocation:
+    out: Output
+    clock: Clock
+    environ: Mapping[str, str]
+    globals: Globals = field(default_factory=Globals)
+    verb: str = ""
+    exit_status: int = 0
+    _settings: Settings | None = None
+
+    def settings(self) -> Settings:
+        """The configuration, read and checked at first use."""
+        if self._settings is None:
+            from pgrecall.config import load_settings
+
+            self._settings = load_settings(self.globals.config, environ=self.environ, repository=self.globals.repository)
+        return self._settings
+
+    def cluster(self) -> ClusterSettings:
+        """The one cluster a writing verb acts on."""
+        return self.settings().cluster(self._patterns())
+
+    def clusters(self) -> list[ClusterSettings]:
+        """The clusters a reading verb shows: those selected, else all."""
+        return self.settings().select(self._patterns())
+
+    def _patterns(self) -> Sequence[str]:
+        return self.globals.clusters or self.environ.get("PGRECALL_CLUSTER", "").split()
+
+    def become_owner(self, cluster: ClusterSettings) -> None:
+        """Started as root, become the owner of the data directory before touching anything."""
+        from pgrecall.services.owner import become_owner
+
+        become_owner(cluster)
+
+    def identity(self) -> str | None:
+        """Text of --identity-file; None when it was not given (the configuration's identity then counts)."""
+        if self.globals.identity_file is None:
+            return None
+        from pgrecall.services.context import read_identity_file
+
+        return read_identity_file(self.globals.identity_file)
+
+    def progress(self) -> AbstractContextManager[Progress]:
+        """A Reporter that shows how far the work is, on stderr."""
+        from pgrecall.cli.progress import progress
+
+        return progress(self.out, self.clock)
+
+    def unattended(self, verb: str, cluster: ClusterSettings) -> UnattendedRun:
+        """A context around work that nobody watches: [notify] hears how it ended."""
+        from pgrecall.services.unattended import UnattendedRun
+
+        return UnattendedRun(self.settings(), cluster, verb=verb, clock=self.clock, warn=self.out.warn)
+
+    def emit(self, name: str, version: int, *, data: object, text: Text) -> None:
+        """The result, once, on stdout."""
+        self.out.result(name, version, at=self.clock.now(), data=data, text=text)
+
+    def status(self, warnings: Sequence[str] = ()) -> int:
+        return DEGRADED if warnings else 0
+
+    def confirm(self, question: str) -> None:
+        """Go on only if the user says yes; without a terminal nothing asks."""
+        if self.globals.yes:
+            return
+        if not (sys.stdin.isatty() and self.out.stderr.isatty()):
+            raise Refused(f"{question} There is no terminal to ask on.", hint="say --yes")
+        self.out.stderr.write(f"{question} [y/N] ")
+        self.out.stderr.flush()
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise Refused("Not done: the answer was not yes.", hint="say --yes to go on without asking")
