@@ -43,5 +43,5 @@ class Lsn(int):
     @overload
     def __sub__(self, other: int, /) -> int: ...
     def __sub__(self, other: int, /) -> int:
-        """Bytes between two positions. A count subtracted gives an int too: wrap it in Lsn() where a position is meant."""
+        """Bytes between two positions. Subtracting a count gives an int too: wrap it in Lsn() again."""
         return int(self) - int(other)

@@ -85,16 +85,16 @@ def parse_target(text: str, *, now: datetime, zone: tzinfo) -> RecoveryTarget:
     """Read `--at`. `zone` is the server's: it never completes a zoneless time, only the lines that we offer then."""
     text = text.strip()
     kind, colon, value = text.partition(":")
-    match kind.lower() if colon else text.lower():
+    match kind.lower() + colon:
         case "latest":
             return EndOfArchive()
         case "immediate":
             return Immediate()
-        case "lsn" if colon:
+        case "lsn:":
             return AtLsn(Lsn.parse(value.strip()))
-        case "xid" if colon:
+        case "xid:":
             return AtXid(_parse_xid(value.strip()))
-        case "name" if colon:
+        case "name:":
             return AtRestorePoint(_parse_name(value))
     if ago := _AGO.match(text):
         return AtTime(now - parse_duration(ago[1]))

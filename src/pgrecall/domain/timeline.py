@@ -32,7 +32,7 @@ class TimelineRange(NamedTuple):
 class History:
     """The ancestors of a timeline, oldest first: what a `.history` file says (PostgreSQL: access/transam/timeline.c).
 
-    Switch positions need not grow: recovery aimed at timeline 2 that stops before 2 began writes "1 at X, 2 at Z", Z < X.
+    Switch positions need not grow: recovery to timeline 2 that stops before 2 began writes "1 at X, 2 at Z", Z < X.
     As in tliOfPointInHistory, the newest timeline that began at or before a position owns it.
     """
 
