@@ -54,6 +54,12 @@ class WrongCluster(Refused):
     code = "wrong-cluster"
 
 
+class PoolerRefused(Refused):
+    """Something between us and the server shares or swaps sessions."""
+
+    code = "pooler-refused"
+
+
 class DestinationRunning(Refused):
     code = "dest-running"
 
@@ -109,6 +115,16 @@ class ServerUnreachable(PostgresError):
 
 class SessionLost(PostgresError):
     code = "session-lost"
+
+
+class RightsMissing(PostgresError):
+    code = "rights-missing"
+
+
+class WalMissing(PostgresError):
+    """WAL that a backup needs is not, or no longer, in the server's pg_wal."""
+
+    code = "wal-missing"
 
 
 # 8: keys -------------------------------------------------------------------------------------------------------------
