@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from pgrecall.domain.label import BackupKind, BackupLabel
 from pgrecall.errors import ValueInvalid
 
-moments = st.datetimes(datetime.min.replace(year=1970), datetime.max, timezones=st.just(UTC)).map(
-    lambda moment: moment.replace(microsecond=0)
-)
+LAST_SECOND = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
+moments = st.integers(0, LAST_SECOND).map(lambda second: datetime.fromtimestamp(second, UTC))
 labels = st.builds(BackupLabel, moments, st.sampled_from(BackupKind))
 
 

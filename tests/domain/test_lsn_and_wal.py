@@ -19,7 +19,7 @@ from pgrecall.errors import ValueInvalid, WalNameInvalid
 
 SIZES = [1 << power for power in range(20, 31)]
 sizes = st.sampled_from(SIZES)
-lsns = st.integers(0, (1 << 64) - (1 << 31)).map(Lsn)
+lsns = st.integers(0, (1 << 64) - (1 << 36)).map(Lsn)
 timelines = st.integers(1, (1 << 32) - 1)
 
 

@@ -26,7 +26,8 @@ BERLIN = ZoneInfo("Europe/Berlin")
 
 
 def local_times(first_year: int, last_year: int) -> st.SearchStrategy[datetime]:
-    return st.datetimes(datetime.min.replace(year=first_year), datetime.min.replace(year=last_year))
+    seconds = (int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) for year in (first_year, last_year))
+    return st.integers(*seconds).map(lambda second: datetime.fromtimestamp(second, UTC).replace(tzinfo=None))
 
 
 def read(text: str) -> RecoveryTarget:
