@@ -1,0 +1,41 @@
+"""Owns what a server can do by its version, asked once instead of comparing versions everywhere."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from pgrecall.errors import Refused
+
+OLDEST_VERSION_NUM = 150000
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    version_num: int
+    wal_summaries: bool
+    incremental_label: bool
+    included_hba: bool
+    """pg_hba.conf may include files, and pg_hba_file_rules tells their names."""
+    checksums_online: bool
+    """Page checksums may change while the server runs (19)."""
+
+    @classmethod
+    def of(cls, version_num: int) -> Self:
+        """Refused for servers before 15: pg_backup_start and its non-exclusive rules begin there."""
+        if version_num < OLDEST_VERSION_NUM:
+            raise Refused(
+                f"the server is PostgreSQL {version_text(version_num)}; pgrecall works with "
+                f"{version_text(OLDEST_VERSION_NUM)} and later",
+                version_num=version_num,
+            )
+        return cls(
+            version_num=version_num,
+            wal_summaries=version_num >= 170000,
+            incremental_label=version_num >= 170000,
+            included_hba=version_num >= 160000,
+            checksums_online=version_num >= 190000,
+        )
+
+
+def version_text(version_num: int) -> str:
+    """180004 → '18.4'"""
+    return f"{version_num // 10000}.{version_num % 10000}"
