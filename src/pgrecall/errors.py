@@ -22,6 +22,19 @@ class PgrecallError(Exception):
         self.facts = facts
 
 
+# 1: failed -----------------------------------------------------------------------------------------------------------
+class Internal(PgrecallError):
+    """A bug of ours reached the edge."""
+
+    code = "internal"
+
+
+class SystemFailed(PgrecallError):
+    """The operating system refused something (a file, a directory) that no part of ours has a better name for."""
+
+    code = "system-failed"
+
+
 # 2: usage and configuration ------------------------------------------------------------------------------------------
 class UsageError(PgrecallError):
     code, exit_status = "usage", 2

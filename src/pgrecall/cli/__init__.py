@@ -20,7 +20,7 @@ How to write a verb module (say `cli/list.py`):
         run.emit("list", 1, data=answer, text=lambda: render(answer, run.out))              # stdout: lines or JSON
         return run.status(answer.warnings)                                                  # 0, or 3 when degraded
 
-then add one row to `VERBS` in `cli/main.py`. The module is imported when the verb is used. What a verb gets:
+then add one row to `VERBS` in `cli/verbs.py`. The module is imported when the verb is used. What a verb gets:
 
 - `run.settings()`                typed configuration (config.py), read at first use; `run.globals` the global options as typed.
 - `run.cluster()`                 the one cluster a writing verb acts on (refuses when several match); `run.clusters()` for reading verbs.

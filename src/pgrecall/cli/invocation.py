@@ -35,10 +35,6 @@ class Globals:
     dry_run: bool = False
     yes: bool = False
 
-    def apply(self, name: str, value: Any) -> None:
-        assert hasattr(self, name), name
-        setattr(self, name, self.clusters + tuple(value) if name == "clusters" else value)
-
 
 @dataclass
 class Invocation:
@@ -50,12 +46,21 @@ class Invocation:
     exit_status: int = 0
     _settings: Settings | None = None
 
+    def apply(self, name: str, value: Any) -> None:
+        """A global option stands on the line."""
+        assert hasattr(self.globals, name), name
+        setattr(self.globals, name, self.globals.clusters + tuple(value) if name == "clusters" else value)
+        if name in ("json", "quiet", "verbose"):
+            setattr(self.out, name, value)
+
     def settings(self) -> Settings:
         """The configuration, read and checked at first use."""
         if self._settings is None:
             from pgrecall.config import load_settings
 
-            self._settings = load_settings(self.globals.config, environ=self.environ, repository=self.globals.repository)
+            self._settings = load_settings(
+                self.globals.config, environ=self.environ, repository=self.globals.repository
+            )
         return self._settings
 
     def cluster(self) -> ClusterSettings:

@@ -1,72 +1,142 @@
-"""The entry point: finds the verb's module, runs it, turns errors into exit statuses."""
+"""The process: runs one verb, turns every way it can end into an exit status and, for errors, two lines.
+
+Nothing but the standard library is imported before `main` runs: a broken installation must not make `wal fetch` exit 1,
+which PostgreSQL takes as "end of archive".
+"""
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TextIO
+from contextlib import suppress
+from types import FrameType
+from typing import TYPE_CHECKING, TextIO
 
-import click
+if TYPE_CHECKING:
+    from pgrecall.cli.invocation import Invocation
+    from pgrecall.clock import Clock
+    from pgrecall.errors import PgrecallError
 
-from pgrecall import __version__
-from pgrecall.cli.invocation import Invocation
-from pgrecall.cli.options import global_options
-from pgrecall.cli.output import Output, drop_stdout
-from pgrecall.clock import Clock, SystemClock
-from pgrecall.errors import PgrecallError, UsageError
-
-INTERRUPTED, TERMINATED, PIPE_BROKEN = 130, 143, 141
-
-
-class VerbRow(NamedTuple):
-    """A verb: the module that holds `command`, and what the overview says of it."""
-
-    module: str
-    group: str
-    summary: str
+FAILED, FETCH_FAILED, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 126, 130, 141, 143
+HIGHEST_FOR_PUSH = 125
 
 
-VERBS: Mapping[str, VerbRow] = {
-    "init": VerbRow("pgrecall.cli.init", "set up", "Protect a cluster: repository, key, configuration, the SQL PostgreSQL needs."),
-    "check": VerbRow("pgrecall.cli.check", "set up", "Prove that settings, rights, keys and archiving work now."),
-    "demo": VerbRow("pgrecall.cli.demo", "set up", "Lose a table of a scratch PostgreSQL and get it back."),
-    "backup": VerbRow("pgrecall.cli.backup", "save", "Back up a cluster: incremental when it can be, else full."),
-    "restore": VerbRow("pgrecall.cli.restore", "bring back", "Recover a cluster to any moment, into a directory."),
-    "list": VerbRow("pgrecall.cli.list", "look, prove", "Backups, their state, size and what they reach."),
-    "show": VerbRow("pgrecall.cli.show", "look, prove", "Everything known about one backup."),
-    "status": VerbRow("pgrecall.cli.status", "look, prove", "What can be recovered now, and what would be lost."),
-    "verify": VerbRow("pgrecall.cli.verify", "look, prove", "Read and check every stored byte."),
-    "wal": VerbRow("pgrecall.cli.wal", "plumbing", "push, fetch: what PostgreSQL calls to archive and recover WAL."),
-}
-ALIASES = {"doctor": "check"}
-
-
-class VerbTable(click.Group):
-    """Verbs by name; a module is imported when its verb is used, never for the overview."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        row = VERBS.get(ALIASES.get(cmd_name, cmd_name))
-        if row is None:
-            return None
-        command: click.Command = importlib.import_module(row.module).command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for group in dict.fromkeys(row.group for row in VERBS.values()):
-            with formatter.section(group.capitalize()):
-                formatter.write_dl([(name, row.summary) for name, row in VERBS.items() if row.group == group])
+class Terminated(BaseException):
+    """SIGTERM arrived; unwinds like KeyboardInterrupt, so that everything started is ended."""
 
 
 def main() -> int:
-    return run(sys.argv[1:], stdout=sys.stdout, stderr=sys.stderr, environ=os.environ, clock=SystemClock())
+    """The console script: its return value is the exit status."""
+    argv = sys.argv[1:]
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        from pgrecall.clock import SystemClock
+
+        status = run(argv, stdout=sys.stdout, stderr=sys.stderr, environ=os.environ, clock=SystemClock())
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except Terminated:
+        status = TERMINATED
+    except ImportError as error:
+        sys.stderr.write(f"error: pgrecall is not completely installed: {error}\n  → install it again  [internal]\n")
+        status = error_status(argv, FAILED)
+    return _flushed(status)
 
 
 def run(argv: Sequence[str], *, stdout: TextIO, stderr: TextIO, environ: Mapping[str, str], clock: Clock) -> int:
-    """Do what argv says; give the exit status."""
-    raise NotImplementedError
+    """Do what argv says; give the exit status. The result is on stdout, everything else on stderr."""
+    from pgrecall.cli.invocation import Invocation
+    from pgrecall.cli.output import Output
+
+    invocation = Invocation(Output(stdout, stderr, environ=environ), clock, environ)
+    try:
+        return invoke(argv, invocation)
+    except BrokenPipeError:
+        return BROKEN_PIPE
+    except (KeyboardInterrupt, Terminated) as reason:
+        name, status = ("terminated", TERMINATED) if isinstance(reason, Terminated) else ("interrupted", INTERRUPTED)
+        stderr.write(f"\n{name}\n")
+        return status
+    except Exception as error:  # noqa: BLE001  the process's last line of defence
+        return _report(error, argv, invocation)
+
+
+def invoke(argv: Sequence[str], invocation: Invocation) -> int:
+    import click
+
+    from pgrecall.cli.verbs import root
+
+    command = root()
+    if "_PGRECALL_COMPLETE" in invocation.environ:
+        command.main(list(argv), prog_name="pgrecall")
+    try:
+        with command.make_context("pgrecall", list(argv), obj=invocation) as context:
+            command.invoke(context)
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    return invocation.exit_status
+
+
+def error_status(argv: Sequence[str], status: int) -> int:
+    """The status of an error, within what PostgreSQL understands where PostgreSQL is the caller (docs/errors.md)."""
+    words = [word for word in argv if not word.startswith("-")]
+    if "wal" in words and "fetch" in words:
+        return FAILED if "--standby" in argv else FETCH_FAILED
+    if "wal" in words and "push" in words:
+        return min(status, HIGHEST_FOR_PUSH)
+    return status
+
+
+def _report(error: Exception, argv: Sequence[str], invocation: Invocation) -> int:
+    named = _named(error)
+    out = invocation.out
+    out.json = out.json or "--json" in argv
+    if named is not error and (out.verbose > 1 or invocation.environ.get("PGRECALL_DEBUG")):
+        import traceback
+
+        traceback.print_exception(error, file=out.stderr)
+    with suppress(BrokenPipeError):
+        out.error(named)
+    return error_status(argv, named.exit_status)
+
+
+def _named(error: Exception) -> PgrecallError:
+    """Every error as one with a name: ours as they are, wrong usage, the system's, and bugs."""
+    import click
+
+    from pgrecall.errors import Internal, PgrecallError, SystemFailed, UsageError
+
+    match error:
+        case PgrecallError():
+            return error
+        case click.UsageError():
+            path = error.ctx.command_path if error.ctx else "pgrecall"
+            return UsageError(error.format_message(), hint=f"{path} --help")
+        case click.ClickException():
+            return UsageError(error.format_message())
+        case OSError() if error.strerror:
+            place = f"{error.filename}: " if error.filename else ""
+            return SystemFailed(f"{place}{error.strerror}", hint="does it exist, and may this user read and write it?")
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return Internal(what, hint="this is a fault of pgrecall; -vv shows where it happened, please report it")
+
+
+def _flushed(status: int) -> int:
+    """Flush here, not in the interpreter's last moment, where a closed pipe would print a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            status = status or BROKEN_PIPE
+    return status
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise Terminated
+
+
+if __name__ == "__main__":
+    sys.exit(main())

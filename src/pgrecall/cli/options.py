@@ -86,7 +86,7 @@ def _store(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
     if ctx.get_parameter_source(parameter.name or "") is not click.core.ParameterSource.COMMANDLINE:
         return
     run: Invocation = ctx.find_root().obj
-    run.globals.apply(parameter.name or "", value)
+    run.apply(parameter.name or "", value)
 
 
 def _names(parameters: Sequence[click.Parameter]) -> frozenset[str]:

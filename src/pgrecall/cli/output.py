@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePath
@@ -138,8 +137,3 @@ def rfc3339(moment: datetime) -> str:
 
 def _undecodable(text: str) -> bool:
     return any("\ud800" <= c <= "\udfff" for c in text)
-
-
-def drop_stdout() -> None:
-    """After a broken pipe: let the interpreter's last flush go nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -10,7 +10,9 @@ from pgrecall.cli.output import Line, Span, escape
 Cell = str | Span
 
 
-def table(rows: Sequence[Sequence[Cell]], *, header: Sequence[str] = (), right: Sequence[int] = (), gap: int = 2) -> list[Line]:
+def table(
+    rows: Sequence[Sequence[Cell]], *, header: Sequence[str] = (), right: Sequence[int] = (), gap: int = 2
+) -> list[Line]:
     """Lines of the table. `right`: numbers of the columns that are aligned to the right. Rows may be shorter than others."""
     every: list[list[Span]] = [[Span(name, "bold") for name in header]] if header else []
     every += [[_span(cell) for cell in row] for row in rows]
