@@ -189,7 +189,7 @@ def _parse_dsn(dsn: str) -> dict[str, str]:
 
 
 def _from_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """The PG* variables in which `env` differs from the process's own; libpq reads the others, by its own precedence."""
+    """The PG* variables in which `env` differs from the process's own; libpq reads the others, by its own rules."""
     found = {}
     for option in psycopg.pq.Conninfo.get_defaults():
         variable = option.envvar.decode() if option.envvar else ""

@@ -1,4 +1,4 @@
-"""Owns the names of relation files: which relation, fork and segment a path below the data directory is (common/relpath.c)."""
+"""Owns the names of relation files: which relation, fork and segment a path is (common/relpath.c)."""
 
 import re
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Fork(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RelationFile:
-    """One segment of one fork. `tablespace` and `database` are OIDs (database 0: shared); `number` is the relfilenumber."""
+    """One segment of one fork. `tablespace` and `database` are OIDs (0: shared), `number` is the relfilenumber."""
 
     tablespace: int
     database: int
@@ -39,7 +39,7 @@ class RelationFile:
 
 
 def parse_relation_name(name: bytes) -> tuple[int, Fork, int] | None:
-    """(relfilenumber, fork, segment) of a file name in a relation directory; None for any other and for temporary ones."""
+    """(relfilenumber, fork, segment) of a name in a relation directory; None for any other and for temporary ones."""
     found = _NAME.match(name)
     if found is None:
         return None
@@ -48,7 +48,7 @@ def parse_relation_name(name: bytes) -> tuple[int, Fork, int] | None:
 
 
 def parse_relation_path(path: bytes) -> RelationFile | None:
-    """What a path relative to the data directory is: `base/5/16384_vm.2`, `pg_tblspc/16400/PG_18_202506291/5/16384`, …"""
+    """What a path relative to the data directory is: `base/5/16384_vm.2`, `pg_tblspc/16400/PG_18_202506291/5/16384`…"""
     directory, _, name = path.rpartition(b"/")
     place = _DIRECTORY.match(directory)
     named = parse_relation_name(name) if place else None

@@ -1,6 +1,5 @@
-"""Owns what we know of a server: its facts by SQL, its identity, and the proof that session and files are one server."""
+"""Owns what we know of a server: its facts by SQL, its identity, and proof that session and files are one."""
 
-import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,13 +12,14 @@ import psycopg
 
 from pgrecall.clock import Clock
 from pgrecall.domain.lsn import Lsn
-from pgrecall.errors import RightsMissing, SessionLost, WrongCluster
+from pgrecall.errors import PostgresError, RightsMissing, SessionLost, WrongCluster
 from pgrecall.postgres.capabilities import Capabilities, version_text
 from pgrecall.postgres.connection import Connection, read_postmaster_file
 from pgrecall.postgres.control import read_control
 
 SETTINGS = (
-    "archive_command", "archive_library", "archive_mode", "archive_timeout", "block_size", "cluster_name", "config_file",
+    "archive_command", "archive_library", "archive_mode", "archive_timeout", "block_size", "cluster_name",
+    "config_file",
     "data_checksums", "data_directory", "data_directory_mode", "data_sync_retry", "external_pid_file", "fsync",
     "full_page_writes", "hba_file", "hot_standby", "ident_file", "listen_addresses", "max_connections",
     "max_locks_per_transaction", "max_prepared_transactions", "max_replication_slots", "max_slot_wal_keep_size",
@@ -35,7 +35,7 @@ START_SLACK_SECONDS = 600
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A row of pg_settings. `value` is in `unit`; `context` says what a change needs (postmaster: restart, sighup: reload)."""
+    """A row of pg_settings. `value` is in `unit`; `context`: what a change needs (postmaster: a restart)."""
 
     value: str
     unit: str | None
@@ -316,7 +316,7 @@ def prove_same_server(conn: Connection, pgdata: Path, clock: Clock) -> None:
     if on_disk != facts.system_identifier:
         raise _wrong("system identifier", facts.system_identifier, on_disk, pgdata)
     theirs = facts.data_directory
-    if theirs is not None and theirs.exists() and not os.path.samefile(theirs, pgdata):
+    if theirs is not None and theirs.exists() and not theirs.samefile(pgdata):
         raise _wrong("data directory", str(theirs.resolve()), str(pgdata.resolve()), pgdata)
     postmaster = read_postmaster_file(pgdata)
     late = facts.postmaster_started.timestamp() - postmaster.started
@@ -331,7 +331,7 @@ def prove_same_server(conn: Connection, pgdata: Path, clock: Clock) -> None:
 
 def prove_checkpoint(pgdata: Path, start: Lsn, clock: Clock) -> None:
     """After pg_backup_start: the pg_control that we read must know a checkpoint at or after the backup's start."""
-    redo = read_control(pgdata, clock=clock).checkpoint_redo
+    redo = read_control(pgdata, clock=clock).redo
     if redo < start:
         raise _wrong("checkpoint", str(start), str(redo), pgdata)
 
@@ -344,6 +344,10 @@ def query(conn: Connection, sql: LiteralString, parameters: list[Any] | None = N
         raise rights_missing(conn, error) from error
     except psycopg.OperationalError as error:
         raise session_lost(error) from error
+    except psycopg.Error as error:
+        raise PostgresError(
+            f"the server refused: {error.diag.message_primary or error}", hint=error.diag.message_hint
+        ) from error
 
 
 def session_lost(error: BaseException) -> SessionLost:
@@ -377,7 +381,7 @@ def _parent_pid(backend_pid: int, pgdata: Path) -> int | None:
     """The parent of a backend, when /proc shows that very process working in `pgdata`; None where it cannot be seen."""
     process = Path("/proc") / str(backend_pid)
     try:
-        if not os.path.samefile(process / "cwd", pgdata):
+        if not (process / "cwd").samefile(pgdata):
             return None
         fields = (process / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
         return int(fields[1])
