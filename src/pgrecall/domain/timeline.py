@@ -85,13 +85,11 @@ class History:
         return [*(entry.timeline for entry in self.entries), self.timeline]
 
     def switch_point(self, timeline: int) -> Lsn | None:
-        """Where this history leaves that timeline; None for its own. ValueInvalid if it never was on it."""
-        if timeline == self.timeline:
-            return None
+        """Where this history leaves that timeline; None for its own (never left) and for one it never was on."""
         for index, entry in enumerate(self.entries):
             if entry.timeline == timeline:
                 return min(later.switch for later in self.entries[index:])
-        raise ValueInvalid(f"timeline {timeline} is not on the way to timeline {self.timeline}")
+        return None
 
     def timeline_at(self, lsn: int) -> int:
         """The timeline that the byte at lsn belongs to."""
