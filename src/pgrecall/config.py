@@ -22,7 +22,7 @@ TABLES = ("repository", "repositories", "clusters", "defaults", "notify")
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     source: Source
-    state_dir: Path
+    state_dir: Path | None
     repositories: dict[str, RepositorySettings]
     clusters: dict[str, ClusterSettings]
     notify: NotifySettings = field(default_factory=NotifySettings)
@@ -48,7 +48,7 @@ class Settings:
         raise UsageError(f"which repository? There are {', '.join(self.repositories)}", hint="choose with --repo NAME")
 
     def select(self, patterns: Sequence[str] = ()) -> list[ClusterSettings]:
-        """Clusters whose name matches one of the globs; all without patterns. UsageError when a pattern matches none."""
+        """Clusters whose name matches one of the globs, all without any; UsageError when one matches nothing."""
         chosen: dict[str, ClusterSettings] = {}
         for pattern in patterns or ("*",):
             matching = {name: each for name, each in self.clusters.items() if fnmatchcase(name, pattern)}
@@ -68,8 +68,8 @@ class Settings:
         return chosen[0]
 
     def state_directory(self, cluster: str) -> Path:
-        """What this host remembers about the cluster; owned by the server's user."""
-        return self.state_dir / cluster
+        """What this host remembers about the cluster; owned by the server's user, whom we are by now."""
+        return (self.state_dir or default_state_dir(os.environ)) / cluster
 
     def key_file(self, cluster: ClusterSettings) -> Path:
         return cluster.key_file or self.source.base / "keys" / f"{cluster.name}.key"
@@ -101,7 +101,7 @@ def load_settings(path: Path | None = None, *, environ: Mapping[str, str], repos
     source = read_file(found) if found else Source()
     names = {table: frozenset(_tables(source.values.get(table))) for table in ("clusters", "repositories")}
     reader = Reader(with_environment(source, environ, names))
-    settings = _read(reader, environ)
+    settings = _read(reader)
     refuse(reader.problems)
     chosen = repository or environ.get("PGRECALL_REPOSITORY")
     return _with_repository(settings, chosen) if chosen else settings
@@ -114,7 +114,7 @@ def default_state_dir(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("XDG_STATE_HOME") or home / ".local/state") / "pgrecall"
 
 
-def _read(reader: Reader, environ: Mapping[str, str]) -> Settings:
+def _read(reader: Reader) -> Settings:
     values = reader.source.values
     notify = NotifySettings(**reader.values(NotifySettings, ("notify",), values.get("notify", {})))
     rest = {name: value for name, value in values.items() if name not in TABLES}
@@ -125,7 +125,7 @@ def _read(reader: Reader, environ: Mapping[str, str]) -> Settings:
     _check_targets(reader, notify)
     return Settings(
         source=reader.source,
-        state_dir=general.get("state_dir") or default_state_dir(environ),
+        state_dir=general.get("state_dir"),
         repositories=repositories,
         clusters=clusters,
         notify=notify,

@@ -23,7 +23,7 @@ _PASSWORD = re.compile(r"\bpassword\s*=|//[^/@\s]*:[^/@\s]+@", re.IGNORECASE)
 class Kind(NamedTuple):
     """A type of value: its name for people, and how it is read.
 
-    `read(value, base)` gives the typed value, or raises ValueInvalid with a cure as its hint. Relative paths are below base.
+    `read(value, base)` gives the typed value or raises ValueInvalid with a cure as hint. Relative paths are below base.
     """
 
     name: str

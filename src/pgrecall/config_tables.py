@@ -124,8 +124,8 @@ class NotifySettings(Table):
     """Who hears how unattended runs ended: `[notify]`.
 
     Each target is a URL, which gets the event as JSON by POST, or a shell command, which gets it on stdin and as
-    `PGRECALL_EVENT`, `PGRECALL_EVENT_VERB`, `…_CLUSTER`, `…_MESSAGE`, `…_CODE` in its environment. A target that fails is
-    reported and changes nothing else.
+    `PGRECALL_EVENT`, `PGRECALL_EVENT_VERB`, `…_CLUSTER`, `…_MESSAGE`, `…_CODE` in its environment. A target that fails
+    is reported and changes nothing else.
     """
 
     special: ClassVar[Mapping[str, str]] = _later("routes", "digest", "quiet_hours")

@@ -16,24 +16,26 @@ How to write a verb module (say `cli/list.py`):
 
         The docstring is the help text: what it does, then what a newcomer must know.
         '''
-        answer = list_backups(run.settings(), run.clusters(), identity=run.identity())     # services/…: one call
-        run.emit("list", 1, data=answer, text=lambda: render(answer, run.out))              # stdout: lines or JSON
-        return run.status(answer.warnings)                                                  # 0, or 3 when degraded
+        answer = list_backups(run.settings(), run.clusters(), identity=run.identity())    # services/…: one call
+        run.emit("list", 1, data=answer, text=lambda: render(answer))                     # stdout: lines or JSON
+        return run.status(answer.warnings)                                                # 0, or 3 when degraded
 
 then add one row to `VERBS` in `cli/verbs.py`. The module is imported when the verb is used. What a verb gets:
 
-- `run.settings()`                typed configuration (config.py), read at first use; `run.globals` the global options as typed.
-- `run.cluster()`                 the one cluster a writing verb acts on (refuses when several match); `run.clusters()` for reading verbs.
-- `run.become_owner(cluster)`     started as root: become the owner of the data directory; first line of verbs that touch one.
-- `run.identity()`                text of `--identity-file` (age identity or recovery passphrase), or None; hand it to services/context.py.
-- `run.progress()`                context manager giving a `Reporter`: bar on a terminal after 2 s, quiet lines elsewhere (stderr). Its
-                                  warnings are kept in `.warnings`.
-- `run.unattended("backup", cluster)`  context manager: calls [notify] on success, on failure, and for a run that was killed before.
-- `run.emit(name, version, data=…, text=…)`  the result, once: `text` is called only when not `--json` and gives lines (str or Line).
-- `run.out.note(…)`, `run.out.warn(…)`       one line on stderr; notes are dropped by -q.
-- `run.confirm("Remove …?")`      asks on a terminal, else refuses and names --yes.
-- raise a `PgrecallError` with both values and a hint; never print it, never call sys.exit. `cli/main.py` renders it and exits.
+- `run.settings()`: typed configuration (config.py), read at first use; `run.globals`: the global options as typed
+  (`run.globals.dry_run`, `.yes`…).
+- `run.cluster()`: the one cluster a writing verb acts on (refuses when several match); `run.clusters()`: for readers.
+- `run.become_owner(cluster)`: started as root, become the owner of the data directory, before touching anything.
+- `run.identity()`: text of `--identity-file` (age identity or recovery passphrase), or None; for services/context.py.
+- `run.progress()`: context manager giving a `Reporter`: bar on a terminal after 2 s, quiet lines elsewhere (stderr);
+  its warnings are kept in `.warnings`.
+- `run.unattended("backup", cluster)`: context manager: [notify] hears of success, failure, and of a run killed before.
+- `run.emit(name, version, data=…, text=…)`: the result, once; `text` is called only without `--json` and gives lines
+  (`Line`: str, Span, or a tuple of them; Span has a style).
+- `run.out.note(…)`, `run.out.warn(…)`: one line on stderr; -q drops notes.
+- `run.confirm("Remove …?")`: asks on a terminal, else refuses and names --yes.
+- Raise a `PgrecallError` with both values and a hint; never print it, never call sys.exit: `cli/main.py` does.
 
-Text of tables: `cli/table.py`. `--json` data: dataclasses, datetimes, Lsn, Path, Enum are converted (`cli/output.py: jsonable`);
-describe the schema in docs/json.md.
+Text of tables: `cli/table.py`. Data for `--json`: dataclasses, datetimes, Lsn, Path, Enum are converted
+(`cli/output.py: jsonable`); the schema is described in docs/json.md.
 """

@@ -45,6 +45,7 @@ class Invocation:
     verb: str = ""
     exit_status: int = 0
     _settings: Settings | None = None
+    _identity: str | None = None
 
     def apply(self, name: str, value: Any) -> None:
         """A global option stands on the line."""
@@ -76,17 +77,20 @@ class Invocation:
 
     def become_owner(self, cluster: ClusterSettings) -> None:
         """Started as root, become the owner of the data directory before touching anything."""
-        from pgrecall.services.owner import become_owner
+        from pgrecall.postgres.users import become, owner_of
 
-        become_owner(cluster)
+        self.settings()
+        self.identity()  # these files may be readable for root alone
+        if cluster.pgdata is not None and cluster.pgdata.exists():
+            become(owner_of(cluster.pgdata))
 
     def identity(self) -> str | None:
         """Text of --identity-file; None when it was not given (the configuration's identity then counts)."""
-        if self.globals.identity_file is None:
-            return None
-        from pgrecall.services.context import read_identity_file
+        if self.globals.identity_file is not None and self._identity is None:
+            from pgrecall.config_secret import read_secret_file
 
-        return read_identity_file(self.globals.identity_file)
+            self._identity = read_secret_file(self.globals.identity_file, what="--identity-file")
+        return self._identity
 
     def progress(self) -> AbstractContextManager[Progress]:
         """A Reporter that shows how far the work is, on stderr."""

@@ -21,7 +21,7 @@ VerbFunction = Callable[..., int | None]
 def verb(
     name: str, *, examples: Sequence[str], writes: bool = False, globals_hidden: bool = False
 ) -> Callable[[VerbFunction], click.Command]:
-    """Make a click command of a function `(run: Invocation, …options) -> exit status or None`; its docstring is the help."""
+    """Make a command of a function `(run: Invocation, …options) -> exit status or None`; its docstring is the help."""
 
     def decorate(function: VerbFunction) -> click.Command:
         @functools.wraps(function)
@@ -55,10 +55,10 @@ class Verb(click.Command):
 
 
 def global_options(*, writes: bool, hidden: bool = False, taken: frozenset[str] = frozenset()) -> list[click.Parameter]:
-    """The grammar's options; the same before the verb (`pgrecall --json list`) and after it (`pgrecall list --json`)."""
+    """The grammar's options: the same before the verb (`pgrecall --json list`) and after it."""
     options = [
         _option("-c", "--cluster", "clusters", multiple=True, metavar="NAME", help="Which cluster (glob, repeatable)."),
-        _option("--repo", "repository", metavar="NAME|URL", help="Repository: a name in the configuration, a directory or URL."),
+        _option("--repo", "repository", metavar="NAME|URL", help="Repository: a configured name, a directory or URL."),
         _option("--config", "config", type=click.Path(path_type=Path), metavar="FILE", help="Configuration file."),
         _option(
             "--identity-file", "identity_file", type=click.Path(path_type=Path), metavar="FILE",

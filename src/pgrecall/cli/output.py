@@ -1,4 +1,4 @@
-"""Streams: the result on stdout (lines or one JSON envelope), notes and errors on stderr, colours only where they help."""
+"""Streams: the result on stdout (lines or one JSON envelope), notes and errors on stderr, colours on terminals."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Output:
         self._plain = bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb"
 
     def result(self, name: str, version: int, *, at: datetime, data: object, text: Text) -> None:
-        """Write the verb's result: `{"schema":"pgrecall.NAME/VERSION","at":…,"data":…}` with --json, else the lines of text()."""
+        """With --json `{"schema":"pgrecall.NAME/VERSION","at":…,"data":…}`, else the lines of text()."""
         if self.json:
             self._json({"schema": f"pgrecall.{name}/{version}", "at": jsonable(at), "data": jsonable(data)})
             return
@@ -96,14 +96,14 @@ def error_envelope(error: PgrecallError) -> dict[str, Any]:
 
 
 def escape(text: str) -> str:
-    r"""Show control characters (and half surrogates of undecodable names) as \xNN, so that no name can drive the terminal."""
+    r"""Control characters and undecodable bytes become \xNN, so that no name can drive the terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}" for c in text)
 
 
 def jsonable(value: object) -> Any:
-    """Data for --json: times RFC 3339 UTC, LSNs as text, durations in seconds, bytes counts as integers, names as text."""
+    """Data for --json: times RFC 3339 UTC, LSNs as text, durations in seconds, sizes in bytes."""
     match value:
         case None | bool() | str() if not isinstance(value, enum.Enum):
             return escape(value) if isinstance(value, str) and not value.isascii() and _undecodable(value) else value

@@ -13,7 +13,7 @@ Cell = str | Span
 def table(
     rows: Sequence[Sequence[Cell]], *, header: Sequence[str] = (), right: Sequence[int] = (), gap: int = 2
 ) -> list[Line]:
-    """Lines of the table. `right`: numbers of the columns that are aligned to the right. Rows may be shorter than others."""
+    """Lines of the table; columns named by number in `right` are aligned to the right; rows may end early."""
     every: list[list[Span]] = [[Span(name, "bold") for name in header]] if header else []
     every += [[_span(cell) for cell in row] for row in rows]
     widths = [

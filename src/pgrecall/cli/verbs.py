@@ -22,7 +22,7 @@ class VerbRow(NamedTuple):
 
 
 VERBS: Mapping[str, VerbRow] = {
-    "init": VerbRow("pgrecall.cli.init", "set up", "Protect a cluster: repository, key, configuration, settings of PostgreSQL"),
+    "init": VerbRow("pgrecall.cli.init", "set up", "Protect a cluster: repository, key, configuration, settings"),
     "check": VerbRow("pgrecall.cli.check", "set up", "Prove that settings, rights, keys and archiving work now"),
     "demo": VerbRow("pgrecall.cli.demo", "set up", "Lose a table of a scratch PostgreSQL and get it back"),
     "backup": VerbRow("pgrecall.cli.backup", "save", "Back up a cluster: incremental when it can be, else full"),
