@@ -73,6 +73,10 @@ class PoolerRefused(Refused):
     code = "pooler-refused"
 
 
+class RepositoryExists(Refused):
+    code = "repository-exists"
+
+
 class DestinationRunning(Refused):
     code = "dest-running"
 
@@ -84,6 +88,14 @@ class DestinationNotEmpty(Refused):
 # 5: not there --------------------------------------------------------------------------------------------------------
 class NotThere(PgrecallError):
     code, exit_status = "not-there", 5
+
+
+class RepositoryNotFound(NotThere):
+    code = "repository-not-found"
+
+
+class ClusterNotFound(NotThere):
+    code = "cluster-not-found"
 
 
 class BackupNotFound(NotThere):

@@ -1,0 +1,105 @@
+"""Owns `format/<n>.json` (format.md §8): which repository this is, and what a program must know to act on it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from pgrecall.errors import FormatUnknown, KeyMismatch, ObjectDamaged, RepositoryNotFound
+from pgrecall.repository import canonical
+from pgrecall.repository.fields import U32, Fields, time_text
+from pgrecall.repository.header import FORMAT
+from pgrecall.repository.keyring import RootKey
+from pgrecall.repository.layout import FORMAT_PREFIX, format_key, parse_format_key
+from pgrecall.storage.base import Storage
+
+Act = Literal["read", "write", "remove"]
+
+ACTS: tuple[Act, ...] = ("read", "write", "remove")
+KNOWN_FEATURES: frozenset[str] = frozenset()
+_MAX_SIZE = 1 << 20
+
+
+@dataclass(frozen=True)
+class FormatFile:
+    repository: bytes
+    sealed: bool
+    created: datetime | None
+    """None: the file was lost, and the rest is what a host has pinned."""
+    features: tuple[frozenset[str], frozenset[str], frozenset[str]] = (frozenset(), frozenset(), frozenset())
+    """Needed to read, to write, to remove."""
+    mac: str | None = None
+
+    def encode(self, root: RootKey | None) -> bytes:
+        """With the MAC of `root`, which a sealed repository has."""
+        assert (root is not None) == self.sealed
+        body = self._body()
+        return canonical.encode({**body, "mac": root.format_mac(canonical.encode(body)) if root else None})
+
+    @classmethod
+    def decode(cls, data: bytes, what: str) -> "FormatFile":
+        fields = Fields(canonical.decode(data, what), what)
+        version = fields.integer("format", 1, U32)
+        if version != FORMAT:
+            raise FormatUnknown(
+                f"{what} is of format {version}, this program knows format {FORMAT}", hint="Install a newer pgrecall."
+            )
+        features = fields.object("features")
+        read, write, remove = (frozenset(features.texts(act)) for act in ACTS)
+        return cls(
+            fields.hex("repository", 16),
+            fields.flag("sealed"),
+            fields.time("created"),
+            (read, write, remove),
+            fields.optional("mac", fields.text),
+        )
+
+    def require(self, act: Act) -> None:
+        """FormatUnknown if this program lacks a feature that `act` needs here."""
+        if self.created is None and act != "read":
+            raise ObjectDamaged(
+                f"this repository has lost its {FORMAT_PREFIX} directory: nothing but reading is safe",
+                hint="Put format/0.json back from another copy; it holds no secret and never changes.",
+            )
+        unknown = self.features[ACTS.index(act)] - KNOWN_FEATURES
+        if unknown:
+            raise FormatUnknown(
+                f"this repository forbids to {act} without: {_listed(unknown)}",
+                hint="Install a newer pgrecall.",
+                features=sorted(unknown),
+            )
+
+    def verify(self, root: RootKey) -> None:
+        """KeyMismatch unless the holder of this root key wrote this."""
+        if (
+            self.mac is None
+            or self.repository != root.repository
+            or self.mac != root.format_mac(canonical.encode(self._body()))
+        ):
+            raise KeyMismatch("format/ of this repository was not written by the holder of its root key")
+
+    def _body(self) -> dict[str, Any]:
+        assert self.created is not None
+        return {
+            "format": FORMAT,
+            "repository": self.repository.hex(),
+            "sealed": self.sealed,
+            "created": time_text(self.created),
+            "features": {act: sorted(features) for act, features in zip(ACTS, self.features, strict=True)},
+        }
+
+
+def read_format(storage: Storage) -> FormatFile:
+    """The newest one; RepositoryNotFound where there is none."""
+    found = (parse_format_key(info.key) for info in storage.list(FORMAT_PREFIX))
+    newest = max((number for number in found if number is not None), default=None)
+    if newest is None:
+        raise RepositoryNotFound(
+            f"there is no repository at {storage.place}", hint="Make one: pgrecall init", place=storage.place
+        )
+    key = format_key(newest)
+    return FormatFile.decode(storage.get(key, limit=_MAX_SIZE), f"{key} at {storage.place}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

@@ -1,0 +1,162 @@
+"""Owns the root key: making it, wrapping it for each recipient, getting it back from a secret that a person holds."""
+
+import re
+import secrets
+from dataclasses import dataclass
+
+import pyrage  # type: ignore[import-untyped]
+from blake3 import blake3
+
+from pgrecall.errors import KeyMismatch, KeyProblem, ObjectDamaged
+from pgrecall.repository import agefile, canonical
+from pgrecall.repository.fields import U32, Fields, base64_text
+from pgrecall.repository.layout import KEYS_PREFIX, parse_root_wrap_key, root_wrap_key
+from pgrecall.repository.secrets import KEY_SIZE, Keys, derive
+from pgrecall.storage.base import Storage
+
+# Crockford's base 32: no i, l, o, u. Six groups of four are 120 bits.
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_GROUPS, _GROUP = 6, 4
+_TYPED_ALIKE = str.maketrans({"o": "0", "i": "1", "l": "1", "-": None, " ": None})
+_GENERATED = re.compile(rf"[{_ALPHABET}]{{{_GROUPS * _GROUP}}}\Z")
+_IDENTITY = re.compile(r"^AGE-SECRET-KEY-1[0-9A-Z]+$", re.MULTILINE)
+_PASSPHRASE = "passphrase-"
+
+
+@dataclass(frozen=True, repr=False)
+class RootKey:
+    """Opens every cluster of a repository. No database host ever holds it."""
+
+    repository: bytes
+    generation: int
+    key: bytes
+
+    def __repr__(self) -> str:
+        return f"<RootKey generation {self.generation} of {self.repository.hex()}>"
+
+    @property
+    def keys(self) -> Keys:
+        """What seals the clusters' key objects."""
+        return Keys.of_root(self.generation, self.key)
+
+    def format_mac(self, body: bytes) -> str:
+        """Of `format/<n>.json` without its `mac`."""
+        return blake3(body, key=derive(self.key, "pgrecall/1/format")).hexdigest()
+
+    def encode(self) -> bytes:
+        return canonical.encode(
+            {
+                "kind": "pgrecall-root",
+                "repository": self.repository.hex(),
+                "generation": self.generation,
+                "key": base64_text(self.key),
+            }
+        )
+
+    @classmethod
+    def decode(cls, data: bytes, what: str) -> "RootKey":
+        fields = Fields(canonical.decode(data, what), what)
+        fields.one_of("kind", "pgrecall-root")
+        key = fields.base64("key")
+        if len(key) != KEY_SIZE:
+            raise ObjectDamaged(f"{what} holds a key of {len(key)} bytes")
+        return cls(fields.hex("repository", 16), fields.integer("generation", 1, U32), key)
+
+
+@dataclass(frozen=True, repr=False)
+class Wrap:
+    """One recipient's copy of the root key, as it is stored."""
+
+    key: str
+    data: bytes
+
+
+def new_root(repository: bytes) -> RootKey:
+    return RootKey(repository, 1, secrets.token_bytes(KEY_SIZE))
+
+
+def new_identity() -> str:
+    """`AGE-SECRET-KEY-1…`, as age-keygen makes it."""
+    return str(pyrage.x25519.Identity.generate())
+
+
+def recipient_of(identity: str) -> str:
+    """The public half, `age1…`."""
+    return str(_identity(identity).to_public())
+
+
+def new_passphrase() -> str:
+    """120 bits in groups that can be typed from paper, like `k3v9-x2mq-7dhn-w4rt-p8sc-j6ba`."""
+    return "-".join("".join(secrets.choice(_ALPHABET) for _ in range(_GROUP)) for _ in range(_GROUPS))
+
+
+def as_generated(typed: str) -> str:
+    """A generated passphrase as it was printed, however its hyphens, case, o, i, l were typed; others unchanged."""
+    letters = typed.strip().lower().translate(_TYPED_ALIKE)
+    if not _GENERATED.match(letters):
+        return typed.strip("\r\n")
+    return "-".join(letters[start : start + _GROUP] for start in range(0, len(letters), _GROUP))
+
+
+def wrap_for_recipient(root: RootKey, recipient: str) -> Wrap:
+    """`recipient` is an `age1…` public key."""
+    try:
+        public = pyrage.x25519.Recipient.from_str(recipient)
+    except pyrage.RecipientError as error:
+        raise KeyProblem(f"'{recipient}' is no age recipient", hint="It looks like age1… and is public.") from error
+    return Wrap(root_wrap_key(root.generation, recipient), pyrage.encrypt(root.encode(), [public]))
+
+
+def wrap_for_passphrase(root: RootKey, passphrase: str) -> Wrap:
+    name = _PASSPHRASE + secrets.token_hex(4)
+    return Wrap(root_wrap_key(root.generation, name), agefile.encrypt(root.encode(), passphrase))
+
+
+def recipients(storage: Storage) -> list[tuple[int, str]]:
+    """(generation, recipient) of every wrap, newest generation first."""
+    found = (parse_root_wrap_key(info.key) for info in storage.list(KEYS_PREFIX))
+    return sorted((each for each in found if each is not None), key=lambda each: (-each[0], each[1]))
+
+
+def unwrap_root(storage: Storage, secret: str, repository: bytes | None) -> RootKey:
+    """The newest root key that `secret` opens: the text of an identity file, or a passphrase.
+
+    A wrap that names another repository (None: any will do) is as good as none: anybody can write one.
+    """
+    wraps = recipients(storage)
+    identity = _IDENTITY.search(secret)
+    wanted = recipient_of(identity[0]) if identity else _PASSPHRASE
+    found = [each for each in wraps if (each[1] == wanted if identity else each[1].startswith(wanted))]
+    for generation, recipient in found:
+        key = root_wrap_key(generation, recipient)
+        data = storage.get(key, limit=agefile.MAX_SIZE)
+        try:
+            root = RootKey.decode(_open(data, identity[0] if identity else None, secret, key), key)
+        except KeyMismatch:
+            continue
+        if root.generation == generation and repository in (None, root.repository):
+            return root
+    tried = f"the identity of {wanted}" if identity else "this passphrase"
+    names = [f"{recipient} (generation {generation})" for generation, recipient in wraps]
+    problem = KeyMismatch if found else KeyProblem
+    raise problem(
+        f"{storage.place} cannot be opened with {tried}: its root key is wrapped for {', '.join(names) or 'nobody'}",
+        hint="Use the identity file or the passphrase that was printed when the repository was made.",
+        recipients=names,
+    )
+
+
+def _open(data: bytes, identity: str | None, passphrase: str, what: str) -> bytes:
+    if identity is None:
+        return agefile.decrypt(data, as_generated(passphrase), what)
+    try:
+        return bytes(pyrage.decrypt(data, [_identity(identity)]))
+    except pyrage.DecryptError as error:
+        raise ObjectDamaged(f"{what} is damaged: {error}") from error
+
+
+def _identity(text: str) -> pyrage.x25519.Identity:
+    try:
+        return pyrage.x25519.Identity.from_str(text)
+    except pyrage.IdentityError as error:
+        raise KeyProblem("this is no age identity: it is mistyped or cut off") from error
