@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from pgrecall.config_schema import SCHEME, Reader, dotted
+from pgrecall.config_schema import SCHEME, Reader, dotted, options_of
 from pgrecall.config_source import Key, Source, read_file, refuse, with_environment
 from pgrecall.config_tables import ClusterSettings, GeneralSettings, NotifySettings, RepositorySettings
 from pgrecall.errors import ConfigInvalid, UsageError
@@ -100,7 +100,7 @@ def load_settings(path: Path | None = None, *, environ: Mapping[str, str], repos
     found = find_config(path, environ)
     source = read_file(found) if found else Source()
     names = {table: frozenset(_tables(source.values.get(table))) for table in ("clusters", "repositories")}
-    reader = Reader(with_environment(source, environ, names))
+    reader = Reader(with_environment(source, environ, names=names, single=options_of(GeneralSettings)))
     settings = _read(reader)
     refuse(reader.problems)
     chosen = repository or environ.get("PGRECALL_REPOSITORY")

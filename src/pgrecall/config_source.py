@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,28 +93,35 @@ def refuse(problems: list[Problem]) -> None:
         )
 
 
-def with_environment(source: Source, environ: Mapping[str, str], known_names: Mapping[str, frozenset[str]]) -> Source:
-    """Lay PGRECALL_A__B__C=value over a.b.c; names of clusters are found whatever their case and dashes."""
+def with_environment(
+    source: Source, environ: Mapping[str, str], *, names: Mapping[str, frozenset[str]], single: Collection[str]
+) -> Source:
+    """Lay PGRECALL_A__B__C=value over a.b.c, PGRECALL_A over a where a is one of `single`.
+
+    `names`: what a table (clusters) holds already; these names are found whatever their case and dashes.
+    """
     values, variables = _copy(source.values), dict(source.variables)
     for variable, text in sorted(environ.items()):
-        if not variable.startswith("PGRECALL_") or "__" not in variable:
-            continue
-        key = _key_of_variable(variable, known_names)
-        variables[key] = variable
-        table = values
-        for part in key[:-1]:
-            inner = table.setdefault(part, {})
-            table = inner if isinstance(inner, dict) else table.setdefault(part + "…", {})
-        table[key[-1]] = text
+        rest = variable.removeprefix("PGRECALL_").lower()
+        if variable.startswith("PGRECALL_") and ("__" in rest or rest in single):
+            key = _key_of_variable(rest, names)
+            variables[key] = variable
+            _lay(values, key, text)
     return Source(source.path, values, source.lines, variables)
 
 
-def _key_of_variable(variable: str, known_names: Mapping[str, frozenset[str]]) -> Key:
-    first, *rest = variable.removeprefix("PGRECALL_").lower().split("__")
-    names = known_names.get(first)
-    if names is not None and rest:
-        same = [name for name in names if name.replace("-", "_") == rest[0]]
-        rest[0] = same[0] if same else rest[0]
+def _lay(table: dict[str, Any], key: Key, text: str) -> None:
+    for part in key[:-1]:
+        if not isinstance(table.get(part), dict):
+            table[part] = {}
+        table = table[part]
+    table[key[-1]] = text
+
+
+def _key_of_variable(lowered: str, names: Mapping[str, frozenset[str]]) -> Key:
+    first, *rest = lowered.split("__")
+    if rest and first in names:
+        rest[0] = next((name for name in names[first] if name.replace("-", "_") == rest[0]), rest[0])
     return (first, *rest)
 
 

@@ -1,0 +1,39 @@
+"""Pages that state what the code decides are compared with the code."""
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pgrecall
+from pgrecall import config_docs
+from pgrecall.errors import PgrecallError
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def test_the_configuration_page_lists_every_option_as_declared() -> None:
+    page = (DOCS / "configuration.md").read_text("utf-8")
+    assert page == config_docs.document(), "python -m pgrecall.config_docs > docs/configuration.md"
+
+
+def test_the_errors_page_lists_every_code_with_its_exit_status() -> None:
+    page = (DOCS / "errors.md").read_text("utf-8")
+    listed = {
+        (code, int(status)) for code, status in re.findall(r"^\| `([a-z0-9-]+)` \| (\d+) \| \S", page, re.MULTILINE)
+    }
+    known = {(each.code, each.exit_status) for each in _errors(PgrecallError)}
+    assert listed == known, f"docs/errors.md lacks {sorted(known - listed)}, has in excess {sorted(listed - known)}"
+
+
+def _errors(base: type[PgrecallError]) -> Iterator[type[PgrecallError]]:
+    for module in pkgutil.walk_packages(pgrecall.__path__, "pgrecall."):
+        if not module.name.endswith(("__main__", "_native")):
+            importlib.import_module(module.name)
+    yield base
+    waiting = [base]
+    while waiting:
+        below = waiting.pop().__subclasses__()
+        waiting += below
+        yield from (each for each in below if each.__module__.startswith("pgrecall"))
