@@ -1,5 +1,6 @@
 """Fixtures for every test: the PostgreSQL versions of this machine, and servers that cost a copy, not an initdb."""
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,16 +11,15 @@ import pytest
 from pgrecall.postgres.binaries import Binaries, available_binaries
 from pgrecall.postgres.scratch import InitOptions, ScratchServer
 from tests.support.cluster import QUICK_SETTINGS, Templates
+from tests.support.installed import side_bindirs
 
 MAJORS_WANTED = (15, 16, 17, 18)
-SIDE_BINDIRS = "TEST_PG_BINDIRS"  # further installations, ":" between them; scripts/test sets it
 REQUIRE = "PGRECALL_REQUIRE"  # "all": a component that is missing fails the session; .ci/run sets it
 
 
 def _installations() -> dict[int, Binaries]:
-    side = [Path(text) for text in os.environ.get(SIDE_BINDIRS, "").split(":") if text]
     found: dict[int, Binaries] = {}
-    for binaries in available_binaries(side):
+    for binaries in available_binaries(side_bindirs()):
         known = found.get(binaries.major)
         # Debian's build before the wheel's: it has contrib, so that amcheck can be asked
         if binaries.major in MAJORS_WANTED and (known is None or known.origin == "wheel"):
@@ -38,9 +38,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "root: needs root (mounts, other users); skipped without",
     ):
         config.addinivalue_line("markers", line)
-    missing = [major for major in MAJORS_WANTED if major not in INSTALLED]
+    missing = [f"PostgreSQL {major}" for major in MAJORS_WANTED if major not in INSTALLED]
+    if importlib.util.find_spec("pgrecall.postgres._native") is None:
+        missing.append("the C module")
     if missing and REQUIRED == "all":
-        raise pytest.UsageError(f"{REQUIRE}=all, but PostgreSQL {missing} is not here; see what scripts/setup said")
+        raise pytest.UsageError(f"{REQUIRE}=all, but missing here: {', '.join(missing)}; see what scripts/setup said")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
