@@ -35,6 +35,19 @@ class SystemFailed(PgrecallError):
     code = "system-failed"
 
 
+# 1: failed -----------------------------------------------------------------------------------------------------------
+class WalConflict(PgrecallError):
+    """Other bytes are stored under the name of a WAL file that its rightful writer sends."""
+
+    code = "wal-conflict"
+
+
+class WalForked(PgrecallError):
+    """A WAL file is safe, but beside the archive: another server writes its timeline. Worth an alert, not a refusal."""
+
+    code = "wal-fork"
+
+
 # 2: usage and configuration ------------------------------------------------------------------------------------------
 class UsageError(PgrecallError):
     code, exit_status = "usage", 2
