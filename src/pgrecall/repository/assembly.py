@@ -1,4 +1,4 @@
-"""Owns the arithmetic of assembling spans: checked extents of many parts, where each goes, which digests are still to prove."""
+"""Owns the arithmetic of assembling spans: extents checked, where each goes, which digests are still to prove."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ _Ints = npt.NDArray[np.int64]
 
 
 class Part(NamedTuple):
-    """One span to assemble: a node or a small file. `out` has exactly its length; base is where it begins in its file."""
+    """One span to assemble: a node or a small file. `out` has exactly its length; base is its offset in the file."""
 
     path: bytes
     extents: Extents
@@ -26,7 +26,7 @@ class Part(NamedTuple):
 
 
 class Assembly:
-    """Parts with their extents in the order in which they lie in packs: row i of `data`, `lengths`, `places`, `target(i)`."""
+    """Parts with their extents as they lie in packs: row i of `data`, `lengths`, `places`, `target(i)`."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
         """ObjectDamaged unless each part's extents and ranges describe exactly its bytes."""
@@ -63,7 +63,7 @@ class Assembly:
             out[self._row_starts[row] : self._row_ends[row]] = 0
 
     def unproven(self, digest_of_zeros: Callable[[], bytes]) -> Iterator[tuple[int, int]]:
-        """(part, range) of each known digest that is not the id of the one chunk, or of the zeros, that the range is."""
+        """(part, range) of each known digest that is not the id of the one chunk, or of zeros, that the range is."""
         proven = np.zeros(len(self._range_rows), bool)
         digests = self._range_rows["digest"]
         rows, starts = self._rows, self._row_starts
@@ -123,6 +123,4 @@ class Assembly:
         expected = np.empty(len(self._rows), np.int64)
         expected[1:] = self._row_ends[:-1]
         expected[after - counts[filled]] = 0
-        return bool(
-            (self._row_starts == expected).all() and (self._row_ends[after - 1] == self._sizes[filled]).all()
-        )
+        return bool((self._row_starts == expected).all() and (self._row_ends[after - 1] == self._sizes[filled]).all())

@@ -1,11 +1,19 @@
-"""Owns the list of a cluster's backups in one copy, and what state each is in, derived from the objects that are there."""
+"""Owns the list of a cluster's backups in one copy, each with the state that its objects show."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
 from pgrecall.domain.label import BackupKind, BackupLabel
-from pgrecall.errors import BackupNotFound, DamageFound, FormatUnknown, KeyProblem, ObjectMissing, PgrecallError, ValueInvalid
+from pgrecall.errors import (
+    BackupNotFound,
+    DamageFound,
+    FormatUnknown,
+    KeyProblem,
+    ObjectMissing,
+    PgrecallError,
+    ValueInvalid,
+)
 from pgrecall.repository.cluster import ClusterStore
 from pgrecall.repository.columns import PackRef
 from pgrecall.repository.commit import MOST_SEEN, Commit, CommitDetails, SeenCommit, Tombstone, from_clear
@@ -92,7 +100,9 @@ class Catalog:
                 choices=labels,
             )
         raise BackupNotFound(
-            f"there is no backup '{text}'", hint=f"There are: {_some(labels)}." if labels else "There are none.", choices=labels
+            f"there is no backup '{text}'",
+            hint=f"There are: {_some(labels)}." if labels else "There are none.",
+            choices=labels,
         )
 
     def needing(self, pack: PackRef) -> tuple[BackupRecord, ...]:
@@ -129,16 +139,16 @@ class Catalog:
     def _latest(self) -> BackupRecord:
         found = self.restorable()
         if not found:
-            raise BackupNotFound(
-                "there is no backup that can be restored",
-                hint="`pgrecall backup` makes one." if not self.backups() else "`pgrecall info` shows what became of the runs.",
+            hint = (
+                "`pgrecall info` shows what became of the runs." if self.backups() else "`pgrecall backup` makes one."
             )
+            raise BackupNotFound("there is no backup that can be restored", hint=hint)
         return next((each for each in reversed(found) if each.state is BackupState.COMPLETE), found[-1])
 
     def _read_all(self) -> Iterator[BackupRecord]:
         parts: dict[BackupLabel, set[str]] = {}
-        for name in self._store.names(BACKUPS):
-            if place := parse_backup_name(name):
+        for info in self._store.list(BACKUPS):
+            if place := parse_backup_name(info.key):
                 parts.setdefault(place[0], set()).add(place[1])
         for label, there in parts.items():
             if label.kind is not BackupKind.DUMP:

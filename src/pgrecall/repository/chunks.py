@@ -26,12 +26,11 @@ class ChunkReader:
         self._zero_digest: bytes | None = None
 
     def assemble(self, extents: Extents, ranges: Ranges, path: bytes, out: memoryview, base: int = 0) -> None:
-        """Fill out with the span, and prove it: ObjectDamaged names path, place and object of anything that is not right."""
+        """Fill out with the span, and prove it: ObjectDamaged names path, place and object of what is not right."""
         self.assemble_many([Part(path, extents, ranges, out, base)])
 
     def assemble_many(self, parts: Sequence[Part]) -> None:
-        """Like `assemble` for many spans (a batch of small files) with shared requests. The parts' memory is all in use at
-        once: callers bound it."""
+        """Like `assemble` for many spans (a batch of small files), with shared requests."""
         if not parts:
             return
         assembly = Assembly(parts)

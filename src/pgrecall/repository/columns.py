@@ -69,8 +69,8 @@ class PackRef(NamedTuple):
 class ChunkRef(NamedTuple):
     """Where one chunk lies: enough, with its pack's salt, to read and check it by one ranged GET.
 
-    run is a label's number, pack the seq, chunk the frame's number; offset and stored are bytes in the pack, raw the length
-    of its content, id16 the first half of the content's keyed hash. Of a map chunk this is format.md's *pointer*.
+    run is a label's number, pack the seq, chunk the frame's number; offset and stored are bytes in the pack, raw the
+    length of its content, id16 the first half of the content's keyed hash. Of a map chunk this is a *pointer*.
     """
 
     run: int

@@ -1,4 +1,4 @@
-"""Owns the last word on a run: the commit that makes a backup, or the tombstone that says there is none (format.md §6)."""
+"""Owns the last word on a run: the commit that makes a backup, or a tombstone that denies it (format.md §6)."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -57,7 +57,7 @@ class CommitDetails:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """The clear half of `backup.json` of a backup. size: bytes restored; stored: bytes added; manifest: its footer's hash."""
+    """The clear half of a backup's `backup.json`. size: bytes restored; stored: bytes added; manifest: its hash."""
 
     label: BackupLabel
     sequence: int

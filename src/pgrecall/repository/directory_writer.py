@@ -38,10 +38,10 @@ class DirectoryFacts:
 
 
 class DirectoryWriter:
-    """The files of one directory. Safe to share between threads; holds some 250 bytes per small file until `finish`.
+    """The files of one directory. Safe to share between threads; holds 250 bytes per small file until `finish`.
 
-    Blocks are cut where the names say so (by a hash of the name, between 256 and 1,024 files): a file that comes or goes
-    changes the block it is in and hardly ever the others.
+    Blocks are cut where the names say so (by a hash of the name, between 256 and 1,024 files): a file that comes
+    or goes changes the block it is in and hardly ever the others.
     """
 
     def __init__(self, facts: DirectoryFacts, maps: MapWriter, parent_blocks: Sequence[ChunkRef]) -> None:
@@ -122,9 +122,7 @@ class DirectoryWriter:
         if chosen:
             yield chosen
 
-    def _block(
-        self, files: npt.NDArray[np.void], starts: npt.NDArray[np.int64], chosen: list[int]
-    ) -> FileBlock:
+    def _block(self, files: npt.NDArray[np.void], starts: npt.NDArray[np.int64], chosen: list[int]) -> FileBlock:
         rows = files[chosen]
         widths = (1, RANGE.itemsize, EXTENT.itemsize, POINTER.itemsize)
         counts = (rows["name_end"], rows["ranges"], rows["extents"], rows["pointers"])

@@ -23,7 +23,7 @@ from pgrecall.repository.columns import (
 )
 
 Piece = tuple[int, int, ChunkRef | None, int]
-"""(start, length, chunk, place): bytes start…start+length of the span are the chunk's raw bytes from place on; None = zeros."""
+"""(start, length, chunk, place): bytes start…start+length of the span are the chunk's from place on; None: zeros."""
 
 _NO_ID = bytes(16)
 _Ints = npt.NDArray[np.int64]
@@ -95,7 +95,7 @@ class Extents:
         return self.slice(0, length)
 
     def overlay(self, changes: Iterable[Piece]) -> "Extents":
-        """This span with the changes written over it; they may lengthen it but leave no hole and not overlap each other."""
+        """This span with changes written over it; they may lengthen it, but leave no hole and not overlap."""
         new = _piece_rows(changes)
         if not len(new):
             return Extents(self.rows.copy())
@@ -243,7 +243,8 @@ def _clipped(rows: Rows, starts: _Ints, ends: _Ints) -> Rows:
     picked["start"] = new_starts
     picked["length"] = new_ends - new_starts
     picked["place"] += skipped.astype(np.uint32)
-    return picked[picked["length"] > 0]
+    found: Rows = picked[picked["length"] > 0]
+    return found
 
 
 def _joined(rows: Rows) -> Rows:

@@ -59,12 +59,7 @@ def plan_gets(rows: Rows) -> Iterator[Get]:
     for run, pack, chunk, offset, stored, raw, id16, first, last in zip(*columns, firsts.tolist(), lasts, strict=True):
         wanted = WantedChunk(chunk, offset, stored, raw, id16, first, last)
         new_end = max(end, offset + stored)
-        if (
-            get is not None
-            and get.pack == (run, pack)
-            and offset <= end + GAP
-            and new_end - get.offset <= LARGEST_GET
-        ):
+        if get is not None and get.pack == (run, pack) and offset <= end + GAP and new_end - get.offset <= LARGEST_GET:
             get.chunks.append(wanted)
             end = new_end
             continue

@@ -64,7 +64,7 @@ class FileEntry(NamedTuple):
 
 
 class StoredFile(NamedTuple):
-    """A file as its block describes it: with ranges and extents (up to 1 MiB), else with the pointer to its node list."""
+    """A file as its block describes it: with ranges and extents (up to 1 MiB), else with its node list's place."""
 
     directory: bytes
     entry: FileEntry
@@ -79,7 +79,7 @@ class StoredFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FileBlock:
-    """Columns of one block. `starts` of ranges, extents and pointers are cumulative: file i owns starts[i]…starts[i+1]."""
+    """Columns of one block; ranges, extents and pointers of all files in order. Iterate for the files."""
 
     directory: bytes
     names: bytes

@@ -53,9 +53,7 @@ class LivePacks:
         return sorted(run for run, bitmap in self._bitmaps.items() if any(bitmap))
 
     def to_json(self) -> dict[str, str]:
-        return {
-            str(BackupLabel.from_number(run)): base64.b64encode(self._bitmaps[run]).decode() for run in self.runs()
-        }
+        return {str(BackupLabel.from_number(run)): base64.b64encode(self._bitmaps[run]).decode() for run in self.runs()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, object], what: str) -> "LivePacks":

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from pgrecall.domain.label import BackupKind, BackupLabel
 from pgrecall.domain.lsn import Lsn
@@ -96,14 +95,14 @@ class DamagedPage:
 
 @dataclass(frozen=True, slots=True)
 class DirectoryEntry:
-    """One directory; path `b""` is the data directory. files and bytes count the files directly in it."""
+    """One directory; path `b""` is the data directory. files and size (bytes) are of the files directly in it."""
 
     path: bytes
     mode: int
     owner: int
     group: int
     files: int
-    bytes: int
+    size: int
     blocks: tuple[ChunkRef, ...]
 
 
@@ -160,21 +159,6 @@ class Manifest(BackupFacts):
         return sum(directory.files for directory in self.directories)
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """Bytes that a restore writes."""
-        return sum(directory.bytes for directory in self.directories)
-
-    def encode(self) -> bytes:
-        from pgrecall.repository.manifest_json import encode_manifest
-
-        return encode_manifest(self)
-
-    @classmethod
-    def decode(cls, data: bytes, what: str = "manifest") -> "Manifest":
-        """Raise ObjectDamaged unless data is a manifest in every detail."""
-        from pgrecall.repository.manifest_json import decode_manifest
-
-        return decode_manifest(data, what)
-
-
-Json = dict[str, Any]
+        return sum(directory.size for directory in self.directories)

@@ -62,7 +62,8 @@ def encode_manifest(manifest: Manifest) -> bytes:
     )
 
 
-def decode_manifest(data: bytes, what: str) -> Manifest:
+def decode_manifest(data: bytes, what: str = "manifest") -> Manifest:
+    """Raise ObjectDamaged unless data is a manifest in every detail."""
     fields = Fields(canonical.decode(data, what), what)
     label = fields.label("label")
     if fields.kind("kind") != label.kind:
@@ -184,7 +185,7 @@ def _directory_json(directory: DirectoryEntry) -> dict[str, Any]:
         "owner": directory.owner,
         "group": directory.group,
         "files": directory.files,
-        "bytes": directory.bytes,
+        "bytes": directory.size,
         "blocks": [pointer.to_bytes().hex() for pointer in directory.blocks],
     }
 
@@ -198,7 +199,7 @@ def _directory(fields: Fields) -> DirectoryEntry:
         owner=fields.integer("owner", 0, U16),
         group=fields.integer("group", 0, U16),
         files=fields.integer("files"),
-        bytes=fields.integer("bytes"),
+        size=fields.integer("bytes"),
         blocks=tuple(_pointer(text, fields.what) for text in fields.texts("blocks")),
     )
 

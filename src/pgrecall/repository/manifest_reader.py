@@ -13,6 +13,7 @@ from pgrecall.repository.fileblock import FileBlock, StoredFile
 from pgrecall.repository.header import ObjectType
 from pgrecall.repository.layout import manifest_name
 from pgrecall.repository.manifest import DirectoryEntry, Manifest
+from pgrecall.repository.manifest_json import decode_manifest
 from pgrecall.repository.map_reader import MapReader
 from pgrecall.repository.node import Node, NodeList, check_node_place
 from pgrecall.repository.pack_index import PackIndex
@@ -40,7 +41,7 @@ class ManifestReader:
         found = store.read(ObjectType.MANIFEST, manifest_name(label))
         if expected_hash is not None and found.hash != expected_hash:
             raise ObjectDamaged(f"the manifest of {label} is not the one that was committed", object=found.name)
-        manifest = Manifest.decode(found.payload(), f"manifest of {label}")
+        manifest = decode_manifest(found.payload(), f"manifest of {label}")
         if manifest.label != label or found.clear.get("label") != str(label):
             raise ObjectDamaged(f"the manifest of {label} is that of {manifest.label}", object=found.name)
         return cls(store, manifest)
@@ -74,7 +75,7 @@ class ManifestReader:
             yield from self.files(directory.path)
 
     def index(self, directory: bytes) -> "DirectoryIndex":
-        """All files of a directory in memory (some 150 bytes each), to be asked by name; empty if there is no such directory."""
+        """All files of a directory in memory (some 150 bytes each), to be asked by name; empty if it is not there."""
         return DirectoryIndex(list(self.blocks(directory)) if directory in self._directories else [])
 
     def find(self, path: bytes) -> StoredFile | None:
@@ -113,8 +114,10 @@ class ManifestReader:
                 yield node
 
     def files_on(self, packs: AbstractSet[PackRef]) -> Iterator[bytes]:
-        """Paths of the files that cannot be restored whole without these packs. Maps are read from other packs; the files
-        of a directory whose blocks lie on them are unknown and raise ObjectDamaged or a StorageError like any reader."""
+        """Paths of the files that cannot be restored whole without these packs.
+
+        Where the packs hold a directory's blocks, its files are unknown: reading those raises as ever.
+        """
         for directory in self.manifest.directories:
             for block in self.blocks(directory.path):
                 large = []

@@ -1,9 +1,9 @@
-"""Owns writing a backup's manifest: directories as they finish, then run table and root, the root twice (format.md §5)."""
+"""Owns writing a backup's manifest: directories as they finish, then the run table, and the root twice."""
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 from pgrecall.domain.label import BackupLabel
 from pgrecall.repository.cluster import ClusterStore
@@ -12,7 +12,8 @@ from pgrecall.repository.directory_writer import DirectoryFacts, DirectoryWriter
 from pgrecall.repository.header import ObjectType
 from pgrecall.repository.layout import manifest_name
 from pgrecall.repository.live import LivePacks
-from pgrecall.repository.manifest import BackupFacts, DirectoryEntry, Manifest, PackKeyhole, RunEntry
+from pgrecall.repository.manifest import BackupFacts, DirectoryEntry, Manifest, RunEntry
+from pgrecall.repository.manifest_json import encode_manifest
 from pgrecall.repository.map_writer import MapWriter
 from pgrecall.repository.node import Node
 from pgrecall.repository.pack import PACK_TARGET, PackBuilder
@@ -94,7 +95,7 @@ class ManifestWriter:
         self._maps.need((table.pack_ref,))
         own = RunEntry(self.run, len(packs) + 1, table, keyhole)
         manifest = self._manifest(facts, own)
-        frames = _frames(manifest.encode())
+        frames = _frames(encode_manifest(manifest))
         for frame in frames:
             self._builder.append(frame)
         self._builder.close()

@@ -28,7 +28,7 @@ class MapReader:
         return self.read_many([pointer])[0]
 
     def read_many(self, pointers: Sequence[ChunkRef]) -> list[bytes]:
-        """The raw bytes behind each pointer, in order; chunks near each other share a request. Callers bound the sum."""
+        """The raw bytes behind each pointer, in order; neighbours share a request. Callers bound the sum."""
         found = {pointer: raw for pointer in pointers if (raw := self._look_up(pointer)) is not None}
         missing = [pointer for pointer in dict.fromkeys(pointers) if pointer not in found]
         found |= self._fetch(missing)

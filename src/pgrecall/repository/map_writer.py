@@ -23,7 +23,7 @@ class MapWriter:
         self._live_lock = threading.Lock()
 
     def put(self, raw: bytes, known: Iterable[ChunkRef] = ()) -> ChunkRef:
-        """Where raw lies: one of the known pointers if it leads to the same bytes, else a new chunk. Its pack is needed."""
+        """Where raw lies: one of the known pointers if it leads to the same bytes, else a new chunk."""
         assert len(raw) <= MAP_CHUNK_MAX, "a map chunk too large to be read again"
         chunk_id = self._keys.chunk_id(raw)
         for pointer in known:

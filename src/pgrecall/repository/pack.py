@@ -35,7 +35,7 @@ class PackNumbers:
 
 
 class PackBuilder:
-    """Packs of one run, filled by one thread. A pack is stored, by one put, when it passes `target` bytes or at `close`.
+    """Packs of one run, filled by one thread; each is stored, by one put, when it passes `target` bytes or at `close`.
 
     `next_seq` is shared by all builders of the run. A reference returned by `add` can be read back only after its pack
     was stored: nothing may be committed before `close`. One buffer of about target is held and reused.

@@ -71,9 +71,7 @@ class PackIndex:
 
     def _opener(self, pack: PackRef, keyhole: PackKeyhole) -> FrameOpener:
         scope = self._store.scope
-        return FrameOpener(
-            scope, ObjectType.PACK, self.name(pack), keyhole.generation, keyhole.flags, keyhole.salt
-        )
+        return FrameOpener(scope, ObjectType.PACK, self.name(pack), keyhole.generation, keyhole.flags, keyhole.salt)
 
     def _read_table(self, entry: RunEntry) -> RunTable:
         place: ChunkRef = entry.table
@@ -91,5 +89,3 @@ def _label(number: int) -> BackupLabel:
         return BackupLabel.from_number(number)
     except ValueInvalid:
         raise ObjectDamaged(f"{number} is no number of a run") from None
-
-

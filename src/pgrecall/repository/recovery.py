@@ -8,15 +8,18 @@ from pgrecall.repository.cluster import ClusterStore
 from pgrecall.repository.commit import Commit
 from pgrecall.repository.envelope import ObjectReader
 from pgrecall.repository.header import ObjectType
-from pgrecall.repository.layout import pack_name, parse_run_name
+from pgrecall.repository.layout import PACKS, pack_name, parse_run_name
 from pgrecall.repository.manifest import Manifest
+from pgrecall.repository.manifest_json import decode_manifest
 from pgrecall.repository.manifest_reader import ManifestReader
 from pgrecall.repository.runtable import RunTable
 
 _MAP_MAGICS = (b"PGRN", b"PGRL", b"PGRF", b"PGRT")
 
 
-def open_manifest(store: ClusterStore, label: BackupLabel, commit: Commit | None = None) -> tuple[ManifestReader, str | None]:
+def open_manifest(
+    store: ClusterStore, label: BackupLabel, commit: Commit | None = None
+) -> tuple[ManifestReader, str | None]:
     """The backup's files, and, when its manifest is missing or damaged, a warning that the second copy was used.
 
     The first error is raised where there is no second copy either.
@@ -44,7 +47,7 @@ def find_second_copy(store: ClusterStore, label: BackupLabel) -> Manifest | None
 
 
 def _packs_of(store: ClusterStore, label: BackupLabel) -> list[int]:
-    places = (parse_run_name(name) for name in store.names(f"packs/{label}/"))
+    places = (parse_run_name(info.key) for info in store.list(f"{PACKS}{label}/"))
     return sorted((place[1] for place in places if place), reverse=True)
 
 
@@ -67,7 +70,7 @@ def _backwards(pack: ObjectReader) -> Iterator[tuple[int, bytes]]:
 
 def _checked(frames: list[bytes], table: bytes, label: BackupLabel, place: tuple[int, int]) -> Manifest:
     """The manifest must say of itself that its run's table lies exactly there."""
-    manifest = Manifest.decode(b"".join(frames), f"second copy of the manifest of {label}")
+    manifest = decode_manifest(b"".join(frames), f"second copy of the manifest of {label}")
     own = next((each for each in manifest.runs if each.run == label), None)
     if (
         manifest.label != label

@@ -26,7 +26,7 @@ _ROW = np.dtype(
 
 
 class PackRecord(NamedTuple):
-    """What is known of one stored pack; `hash` is the BLAKE3 field of its footer, frames and size are counts and bytes."""
+    """What is known of one stored pack; `hash` is the hash field of its footer, frames a count, size in bytes."""
 
     seq: int
     generation: int
