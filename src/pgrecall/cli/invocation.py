@@ -66,11 +66,19 @@ class Invocation:
 
     def cluster(self) -> ClusterSettings:
         """The one cluster a writing verb acts on."""
-        return self.settings().cluster(self._patterns())
+        return self._with_clusters().cluster(self._patterns())
 
     def clusters(self) -> list[ClusterSettings]:
         """The clusters a reading verb shows: those selected, else all."""
-        return self.settings().select(self._patterns())
+        return self._with_clusters().select(self._patterns())
+
+    def _with_clusters(self) -> Settings:
+        """Without configured clusters (recovery on a bare host with --repo), those of the repository."""
+        if not self.settings().clusters and self.settings().repositories:
+            from pgrecall.services.context import with_stored_clusters
+
+            self._settings = with_stored_clusters(self.settings())
+        return self.settings()
 
     def _patterns(self) -> Sequence[str]:
         return self.globals.clusters or self.environ.get("PGRECALL_CLUSTER", "").split()
