@@ -11,7 +11,7 @@ from pgrecall.domain.lsn import Lsn
 from pgrecall.domain.wal import WalSegment
 from pgrecall.errors import PostgresError, Refused, ValueInvalid, WalMissing
 from pgrecall.postgres.connection import Connection
-from pgrecall.postgres.server import query
+from pgrecall.postgres.session import query
 
 LABEL_MAX_BYTES = 1024  # MAXPGPATH: do_pg_backup_start refuses longer ones
 RESTORE_POINT_MAX_BYTES = 63  # MAXFNAMELEN - 1

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, LiteralString, Self
+from typing import Any, Self
 
 import psycopg
 
 from pgrecall.clock import Clock
 from pgrecall.domain.lsn import Lsn
-from pgrecall.errors import PostgresError, RightsMissing, SessionLost, WrongCluster
+from pgrecall.errors import WrongCluster
 from pgrecall.postgres.capabilities import Capabilities, version_text
 from pgrecall.postgres.connection import Connection, read_postmaster_file
 from pgrecall.postgres.control import read_control
+from pgrecall.postgres.session import query, session_lost
 
 SETTINGS = (
     "archive_command", "archive_library", "archive_mode", "archive_timeout", "block_size", "cluster_name",
@@ -212,7 +213,9 @@ def read_facts(conn: Connection) -> ServerFacts:
         name: Setting(value or "", unit, source, context, pending)
         for name, value, unit, source, context, pending in query(
             conn,
-            "SELECT name, setting, unit, source, context, pending_restart FROM pg_settings WHERE name = ANY(%s)",
+            # While archive_mode is off, archive_command shows as "(disabled)" whatever it is (show_archive_command).
+            "SELECT name, CASE name WHEN 'archive_command' THEN reset_val ELSE setting END, unit, source, context,"
+            " pending_restart FROM pg_settings WHERE name = ANY(%s)",
             [list(SETTINGS)],
         )
     }
@@ -334,34 +337,6 @@ def prove_checkpoint(pgdata: Path, start: Lsn, clock: Clock) -> None:
     redo = read_control(pgdata, clock=clock).redo
     if redo < start:
         raise _wrong("checkpoint", str(start), str(redo), pgdata)
-
-
-def query(conn: Connection, sql: LiteralString, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:
-    """All rows; SessionLost and RightsMissing instead of psycopg's errors."""
-    try:
-        return conn.execute(sql, parameters).fetchall()
-    except psycopg.errors.InsufficientPrivilege as error:
-        raise rights_missing(conn, error) from error
-    except psycopg.OperationalError as error:
-        raise session_lost(error) from error
-    except psycopg.Error as error:
-        raise PostgresError(
-            f"the server refused: {error.diag.message_primary or error}", hint=error.diag.message_hint
-        ) from error
-
-
-def session_lost(error: BaseException) -> SessionLost:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return SessionLost(
-        f"the server ended our session: {lines[0]}", hint="See the server's log; run the command again when it is up."
-    )
-
-
-def rights_missing(conn: Connection, error: psycopg.Error) -> RightsMissing:
-    message = error.diag.message_primary or str(error)
-    return RightsMissing(
-        f"role '{conn.info.user}' lacks a right: {message}", hint="pgrecall init --print sql", role=conn.info.user
-    )
 
 
 def _prove_by_mark(conn: Connection, pgdata: Path) -> None:
