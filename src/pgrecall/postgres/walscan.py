@@ -109,7 +109,7 @@ class SegmentFacts(RecordFacts):
 
 
 def scan_segment(data: Buffer, *, segment_start: int, page_size: int = PAGE_SIZE) -> SegmentFacts:
-    """Read every record of a segment (or of its first pages) once; check page headers, links and CRCs as recovery would.
+    """Read every record of a segment (or of its first pages) once; check page headers, links and CRCs as recovery does.
 
     Never fails on content: what is not WAL of this place ends the scan, and `ending` says so. ValueError if data is no
     whole number of pages. Whose cluster it is, walpage.check_segment_header tells.
