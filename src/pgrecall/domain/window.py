@@ -43,6 +43,8 @@ class StoredSegment:
     last_record: Lsn | None = None
     minimal_at: Lsn | None = None
     """Where wal_level became minimal: recovery cannot pass it."""
+    broken_at: Lsn | None = None
+    """Where valid WAL ends, when it ends before the segment does: recovery cannot pass it either."""
     writer: str = ""
     tablespaces: int = 0
 
