@@ -11,7 +11,7 @@ WHAT IS HERE
               wal/      the write-ahead log, needed to recover to any moment
 
 DO NOT change, rename or delete anything by hand. Nothing here is ever overwritten, so a plain copy of the whole
-directory, made at any time, is itself a good copy.
+directory is itself a good copy.
 
 HOW TO RESTORE
   1. Install pgrecall:                       pip install pgrecall
