@@ -13,7 +13,7 @@ from pgrecall.repository.header import ObjectType
 from pgrecall.repository.layout import manifest_name
 from pgrecall.repository.live import LivePacks
 from pgrecall.repository.manifest import BackupFacts, DirectoryEntry, Manifest, RunEntry
-from pgrecall.repository.manifest_json import encode_manifest
+from pgrecall.repository.manifest_json import decode_manifest, encode_manifest
 from pgrecall.repository.map_writer import MapWriter
 from pgrecall.repository.node import Node
 from pgrecall.repository.pack import PACK_TARGET, PackBuilder
@@ -95,7 +95,9 @@ class ManifestWriter:
         self._maps.need((table.pack_ref,))
         own = RunEntry(self.run, len(packs) + 1, table, keyhole)
         manifest = self._manifest(facts, own)
-        frames = _frames(encode_manifest(manifest))
+        payload = encode_manifest(manifest)
+        assert decode_manifest(payload) == manifest, "we could not read our own manifest"
+        frames = _frames(payload)
         for frame in frames:
             self._builder.append(frame)
         self._builder.close()
