@@ -125,8 +125,9 @@ class BackupSession:
         Raise RightsMissing, SessionLost, Refused on a standby or with wal_level = minimal.
         """
         assert self._start is None, "a session makes one backup"
-        if not label or "\n" in label or "\r" in label or len(label.encode()) > LABEL_MAX_BYTES:
-            raise ValueInvalid(f"{label!r} cannot be a backup's label: one line of at most {LABEL_MAX_BYTES} bytes")
+        # Printable ASCII is the same in every database's character set, in which the server keeps the label.
+        if not label or not label.isascii() or not label.isprintable() or len(label) > LABEL_MAX_BYTES:
+            raise ValueInvalid(f"{label!r} cannot be a backup's label: 1 to {LABEL_MAX_BYTES} characters of ASCII")
         self._refuse_unfit_server()
         ((lsn,),) = query(self._conn, "SELECT pg_backup_start(%s, %s)::text", [label, fast])
         ((timeline, redo, size, full_pages, now),) = query(
@@ -209,6 +210,8 @@ class WalHold:
     conn: Connection
     slot: str
     restart_lsn: Lsn
+    limit: str
+    """max_slot_wal_keep_size, '-1' for none."""
 
     def __enter__(self) -> Self:
         return self
@@ -224,22 +227,29 @@ class WalHold:
             raise WalMissing(
                 f"slot {self.slot} keeps WAL from {self.restart_lsn}, the backup needs it from {needed_from}"
             )
-        rows = query(
-            self.conn,
-            "SELECT wal_status, restart_lsn::text, current_setting('max_slot_wal_keep_size')"
-            " FROM pg_replication_slots WHERE slot_name = %s",
-            [self.slot],
-        )
-        status, kept_from, limit = rows[0] if rows else ("gone", None, "unknown")
-        if status in ("lost", "gone") or kept_from is None:
-            raise WalMissing(
-                f"the server no longer keeps the backup's WAL: slot {self.slot} is {status} "
-                f"(max_slot_wal_keep_size {limit})",
-                hint="Raise max_slot_wal_keep_size, or archive WAL: pgrecall init.",
-                slot=self.slot,
-                wal_status=status,
+        try:
+            rows = query(
+                self.conn,
+                "SELECT wal_status, restart_lsn::text FROM pg_replication_slots WHERE slot_name = %s",
+                [self.slot],
             )
+        except SessionLost as error:
+            if self.limit == "-1":
+                raise
+            # The server ends the session that holds a slot before it invalidates it (slot.c).
+            raise self._lost(error.message) from error
+        status, kept_from = rows[0] if rows else ("gone", None)
+        if status == "lost" or kept_from is None:
+            raise self._lost(f"slot {self.slot} is {status}")
         return str(status)
+
+    def _lost(self, why: str) -> WalMissing:
+        return WalMissing(
+            f"the server no longer keeps the backup's WAL: {why}; max_slot_wal_keep_size is {self.limit}",
+            hint="Raise max_slot_wal_keep_size, or archive WAL: pgrecall init.",
+            slot=self.slot,
+            max_slot_wal_keep_size=self.limit,
+        )
 
     def release(self) -> None:
         """Drop the slot and end its session; no error if both are gone."""
@@ -252,10 +262,11 @@ def hold_wal(conn: Connection) -> WalHold:
     To be called before the backup starts, so that the slot's position is at or before the start. Raise RightsMissing,
     or PostgresError where no slot is free.
     """
+    ((limit,),) = query(conn, "SHOW max_slot_wal_keep_size")
     slot = f"pgrecall_{conn.info.backend_pid}_{secrets.token_hex(4)}"
     query(conn, "SELECT pg_create_physical_replication_slot(%s, true, true)", [slot])
     ((restart,),) = query(conn, "SELECT restart_lsn::text FROM pg_replication_slots WHERE slot_name = %s", [slot])
-    return WalHold(conn, slot, Lsn.parse(restart))
+    return WalHold(conn, slot, Lsn.parse(restart), limit)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,15 +8,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
-import psycopg
-
 from pgrecall.clock import Clock
 from pgrecall.domain.lsn import Lsn
 from pgrecall.errors import WrongCluster
 from pgrecall.postgres.capabilities import Capabilities, version_text
 from pgrecall.postgres.connection import Connection, read_postmaster_file
 from pgrecall.postgres.control import read_control
-from pgrecall.postgres.session import query, session_lost
+from pgrecall.postgres.session import query
 
 SETTINGS = (
     "archive_command", "archive_library", "archive_mode", "archive_timeout", "block_size", "cluster_name",
@@ -341,13 +339,10 @@ def prove_checkpoint(pgdata: Path, start: Lsn, clock: Clock) -> None:
 
 def _prove_by_mark(conn: Connection, pgdata: Path) -> None:
     """An exported snapshot is a file pg_snapshots/<id> that names the backend; any role may export one (snapmgr.c)."""
-    try:
-        with conn.transaction():
-            ((mark, pid),) = query(conn, "SELECT pg_export_snapshot(), pg_backend_pid()")
-            path = pgdata / "pg_snapshots" / mark
-            found = path.read_text(encoding="ascii", errors="replace") if path.exists() else ""
-    except psycopg.OperationalError as error:
-        raise session_lost(error) from error
+    with conn.transaction():
+        ((mark, pid),) = query(conn, "SELECT pg_export_snapshot(), pg_backend_pid()")
+        path = pgdata / "pg_snapshots" / mark
+        found = path.read_text(encoding="ascii", errors="replace") if path.exists() else ""
     if f"pid:{pid}\n" not in found:
         raise _wrong("mark left by the session", f"pg_snapshots/{mark}", "no such file", pgdata)
 

@@ -14,9 +14,9 @@ def query(conn: Connection, sql: LiteralString, parameters: list[Any] | None = N
         return conn.execute(sql, parameters).fetchall()
     except psycopg.errors.InsufficientPrivilege as error:
         raise rights_missing(conn, error) from error
-    except psycopg.OperationalError as error:
-        raise session_lost(error) from error
     except psycopg.Error as error:
+        if conn.closed:
+            raise session_lost(error) from error
         raise PostgresError(
             f"the server refused: {error.diag.message_primary or error}", hint=error.diag.message_hint
         ) from error
