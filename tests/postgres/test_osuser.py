@@ -132,7 +132,7 @@ def test_nothing_moves_when_the_user_reaches_everything(tmp_path: Path) -> None:
 
 def test_the_environment_keeps_what_is_not_of_the_callers_home(tmp_path: Path) -> None:
     stage = Stage(tmp_path, ME)
-    given = {"CI": "true", "XDG_CACHE_HOME": "/root/.cache", "MAKEFLAGS": "w", "HOME": "/root", "PATH": "/bin"}
+    given = {"CI": "true", "XDG_CACHE_HOME": "/private/cache", "MAKEFLAGS": "w", "HOME": "/private", "PATH": "/bin"}
     made = environment_for(stage, given)
     assert (made["CI"], made["HOME"], made["TMPDIR"]) == ("true", str(tmp_path / "tmp"), str(tmp_path / "tmp"))
     assert "XDG_CACHE_HOME" not in made and "MAKEFLAGS" not in made
