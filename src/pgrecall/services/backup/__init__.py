@@ -1,0 +1,1 @@
+"""Backup: plan what to compare with, read, store what is new, commit."""

@@ -1,0 +1,89 @@
+"""Owns turning what the server said into what the manifest keeps, and back into the identity to compare."""
+
+import json
+
+from pgrecall.domain.lsn import Lsn
+from pgrecall.domain.wal import WalSegment
+from pgrecall.postgres.backup_session import StartPoint, StopResult
+from pgrecall.postgres.control import ControlFile
+from pgrecall.postgres.listing import Listing
+from pgrecall.postgres.server import ServerFacts, ServerIdentity
+from pgrecall.repository import manifest as stored
+
+IDENTITY = "identity"
+
+
+def cluster_facts(facts: ServerFacts, control: ControlFile, identity: ServerIdentity) -> stored.ClusterFacts:
+    return stored.ClusterFacts(
+        system_identifier=facts.system_identifier,
+        postgres_version=facts.version,
+        version_num=facts.version_num,
+        control_version=facts.control_version,
+        catalog_version=facts.catalog_version,
+        page_size=facts.page_size,
+        relation_segment_pages=facts.relation_segment_pages,
+        wal_page_size=facts.number("wal_block_size"),
+        wal_segment_size=facts.wal_segment_size,
+        checksums=facts.data_checksums,
+        wal_log_hints=facts.enabled("wal_log_hints"),
+        wal_level=facts.setting("wal_level") or "",
+        max_connections=control.max_connections,
+        max_worker_processes=control.max_worker_processes,
+        max_wal_senders=control.max_wal_senders,
+        max_prepared_transactions=control.max_prepared_xacts,
+        max_locks_per_transaction=control.max_locks_per_xact,
+        track_commit_timestamp=control.track_commit_timestamp,
+        other={
+            "archive_mode": facts.setting("archive_mode"),
+            "cluster_name": facts.setting("cluster_name"),
+            "server_encoding": facts.setting("server_encoding"),
+            "shared_preload_libraries": facts.setting("shared_preload_libraries"),
+            IDENTITY: json.dumps(identity.as_json()),
+        },
+    )
+
+
+def server_facts(identity: ServerIdentity) -> stored.ServerFacts:
+    return stored.ServerFacts(
+        host=identity.host,
+        data_directory=identity.data_directory,
+        device=identity.device,
+        inode=identity.inode,
+        postmaster_start=identity.postmaster_started,
+    )
+
+
+def stored_identity(manifest: stored.Manifest) -> ServerIdentity | None:
+    """The identity of the server that a backup was made from; None when it was not kept in a form that we know."""
+    text = manifest.cluster.other.get(IDENTITY)
+    try:
+        return ServerIdentity.from_json(json.loads(text)) if isinstance(text, str) else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def start_point(start: StartPoint) -> stored.BackupPoint:
+    return stored.BackupPoint(lsn=start.lsn, timeline=start.timeline, time=start.time, wal=start.wal)
+
+
+def stop_point(stop: StopResult, *, archived: bool) -> stored.BackupPoint:
+    return stored.BackupPoint(lsn=stop.lsn, timeline=stop.timeline, time=stop.time, wal=stop.wal, archived=archived)
+
+
+def tablespaces(listing: Listing) -> tuple[stored.Tablespace, ...]:
+    return tuple(stored.Tablespace(each.oid, each.path or b"", each.in_place) for each in listing.tablespaces)
+
+
+def links(listing: Listing) -> tuple[stored.Link, ...]:
+    return tuple(stored.Link(each.path, each.target) for each in listing.links)
+
+
+def outside_files(listing: Listing) -> tuple[stored.OutsideFile, ...]:
+    return tuple(stored.OutsideFile(each.setting, each.source, each.file.name) for each in listing.outside)
+
+
+def wal_span(start: StartPoint, stop: StopResult, segment_size: int) -> list[WalSegment]:
+    """The segments that a restore needs: from the one with the start to the one with the byte before stop."""
+    first = WalSegment.containing(start.lsn, start.timeline, segment_size)
+    last = WalSegment.containing(Lsn(stop.lsn - 1), stop.timeline, segment_size)
+    return [WalSegment(stop.timeline, number) for number in range(first.number, last.number + 1)]
