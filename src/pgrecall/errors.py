@@ -48,6 +48,18 @@ class WalForked(PgrecallError):
     code = "wal-fork"
 
 
+class WalWithheld(PgrecallError):
+    """A WAL file that recovery asked for, and that it must not take for absent: it would end too early, or go astray."""
+
+    code = "wal-withheld"
+
+
+class WalGap(WalWithheld):
+    """The file is missing although later ones are stored; it may still arrive."""
+
+    code = "wal-gap"
+
+
 # 2: usage and configuration ------------------------------------------------------------------------------------------
 class UsageError(PgrecallError):
     code, exit_status = "usage", 2

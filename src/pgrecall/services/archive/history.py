@@ -14,9 +14,9 @@ from pgrecall.services.archive.owner import OwnerState
 
 
 def store_history(store: ClusterStore, state: OwnerState, pg_wal: Path, system_identifier: int, timeline: int) -> int:
-    """Store pg_wal's history of a timeline; the bytes stored, 0 if it was there. No request where a mark vouches for it.
+    """Store pg_wal's history of a timeline; bytes stored, 0 if it was there. No request where a mark vouches for it.
 
-    Raise WalConflict if the number belongs to another history. A server may have lost its own file: then nothing is said.
+    Raise WalConflict if the number is another history's. A server may have lost its own file: then nothing is said.
     """
     file = history_name(timeline)
     try:
@@ -36,8 +36,8 @@ def store_history(store: ClusterStore, state: OwnerState, pg_wal: Path, system_i
         if there != text:
             _keep_beside(store, state, system_identifier, timeline, text)
             raise WalConflict(
-                f"timeline {timeline} is taken: the stored {file} says {_said(there)}, this server's says {_said(text)}",
-                hint="Two servers were recovered to the same timeline number. Restore one of them again: it will find the next one.",
+                f"timeline {timeline} is taken: the stored {file} says {_said(there)}, this server's {_said(text)}",
+                hint="Two servers were recovered to one timeline number. Restore one again: it will find the next number.",
                 timeline=timeline,
             ) from None
     state.remember("history", timeline, digest)

@@ -84,7 +84,9 @@ class WalInventory:
         self._beginnings: dict[WalSegment, SegmentBeginning] = {}
 
     def refresh(self) -> None:
-        self.__dict__.pop("_listing", None)
+        """Forget what was listed; what segments say never changes."""
+        for cached in ("_listing", "_stored_runs"):
+            self.__dict__.pop(cached, None)
         self._histories.clear()
 
     # What there is ------------------------------------------------------------------------------------------------
@@ -157,7 +159,6 @@ class WalInventory:
 
     def runs(self, timeline: int) -> list[Run]:
         """Contiguous runs of stored segment numbers."""
-        self.__dict__.pop("_stored_runs", None) if "_listing" not in self.__dict__ else None
         return self._stored_runs.get(timeline, [])
 
     # Timelines ----------------------------------------------------------------------------------------------------
@@ -185,6 +186,12 @@ class WalInventory:
     def stretches(self, history: History) -> list[Stretch]:
         size = self.segment_size
         return [] if size is None else stretches(history, self._stored_runs, size)
+
+    def segments_of(self, history: History) -> Iterator[WalSegment]:
+        """Every stored segment on the way to a timeline, oldest first."""
+        for stretch in self.stretches(history):
+            for number in range(stretch.first.number, stretch.last.number + 1):
+                yield history.segment(number, self._size or 0)
 
     def last_commit(self, stretch: Stretch, history: History) -> datetime | None:
         """The time of the last commit or abort in a stretch, read from its end."""
@@ -251,10 +258,10 @@ class WalInventory:
         yield from zip(batch, self.beginnings(batch), strict=True)
 
     def index(self, segment: WalSegment) -> SegmentIndex:
-        """What a segment tells to holders of the key. In an unsealed repository nothing but the whole object proves it."""
+        """What a segment tells to holders of the key. Unsealed, it is only believed: fetch checks the whole object."""
         name, _ = self._name(segment)
         beginning = self.beginnings([segment])[0]
-        if beginning.index is not None and self.store.keys.sealed:
+        if beginning.index is not None:
             return beginning.index
         return read_index(self.store.read(ObjectType.WAL, name))
 

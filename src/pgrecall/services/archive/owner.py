@@ -1,7 +1,7 @@
-"""Owns the right to write a timeline: this data directory's token, the claim in the repository, and what is remembered of both.
+"""Owns the right to write a timeline: this data directory's token, the claim in the repository, and marks of both.
 
-Rule 11 of the format's rules: whoever claims a timeline first owns it. The token lies in the state directory under a name made of
-the system identifier and the data directory's device and inode, so that a copied cluster has another one.
+Rule 11 of the format's rules: whoever claims a timeline first owns it. The token lies in the state directory under a name
+made of the system identifier and the data directory's device and inode, so that a copied cluster has another one.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ class DataDirectory:
 
 
 class OwnerState:
-    """This data directory's token, and marks of what was seen to hold: they save requests and prove nothing to others."""
+    """This data directory's token, and marks of what was seen to hold: they save requests."""
 
     def __init__(self, file: Path, values: dict[str, Any]) -> None:
         self._file = file
@@ -80,7 +80,7 @@ class OwnerState:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = _write_beside(file, {"token": os.urandom(_TOKEN_BYTES).hex()})
         try:
-            # Two first pushes at once: link() lets one token win. A file that cannot be read holds no token worth keeping.
+            # Two first pushes at once: link() lets one token win. A file that cannot be read holds no token.
             with contextlib.suppress(FileExistsError):
                 file.hardlink_to(temporary)
                 return

@@ -1,7 +1,7 @@
 """Owns `wal push`: one file of pg_wal becomes durable in the repository, or the reason is told.
 
-Rules 11 of the format and 22 of PostgreSQL: the same bytes again are a success; other bytes under a name that is taken are kept
-beside it, under the sender's token, and end in an error if the sender owns the timeline, else in the alert "fork".
+Rules 11 of the format and 22 of PostgreSQL: the same bytes again are a success; other bytes under a name that is taken are
+kept beside it, under the sender's token, and end in an error if the sender owns the timeline, else in the alert "fork".
 """
 
 from collections.abc import Callable, Mapping
@@ -61,9 +61,9 @@ def push_wal(
 
     path is %p, pgdata the data directory it belongs to, state_dir this host's for the cluster.
 
-    Raise WalForked when the file is durable, but under our own token: another server writes this timeline. WalConflict when
-    we own the timeline and the name holds other bytes (ours are kept as evidence). WrongCluster, WalInvalid for a file that
-    is not this cluster's, or not the one that its name says.
+    Raise WalForked when the file is durable, but under our own token: another server writes this timeline. WalConflict
+    when we own the timeline and the name holds other bytes (ours are kept as evidence). WrongCluster, WalInvalid for a file
+    that is not this cluster's, or not the one that its name says.
     """
     require_presence(store)
     push = _Push(store, path, pgdata, state_dir, clock)
@@ -111,8 +111,8 @@ class _Push:
 
     # Checks -------------------------------------------------------------------------------------------------------
     def refuse_other_cluster(self, systems: Systems) -> None:
-        """The server must be one that the cluster knows. One of a newer major version is let in: after pg_upgrade archiving
-        goes on until somebody says --new-identity.
+        """The server must be one that the cluster knows. One of a newer major version is let in: after pg_upgrade
+        archiving goes on until somebody says --new-identity.
         """
         if self.state.mark("system", 0) == "known":
             return
@@ -176,9 +176,10 @@ class _Push:
     def _fork(self, facts: SegmentFacts, segment: WalSegment) -> PushResult:
         self._keep_beside(facts, segment)
         raise WalForked(
-            f"{self.path.name} was written by {self._owner(segment.timeline)} or not continued from its WAL; this server's is "
-            f"kept apart, under timeline {segment.timeline:08X}~{self.state.token8}. Two servers archive as '{self.store.name}'.",
-            hint="Stop one of them, or turn its archiving off; what only this one wrote is no part of the recovery window.",
+            f"two servers archive as '{self.store.name}': timeline {segment.timeline} belongs to "
+            f"{self._owner(segment.timeline)}, and this server's {self.path.name} does not continue it. It is kept apart, "
+            f"under {segment.timeline:08X}~{self.state.token8}",
+            hint="Stop one of them, or its archiving; what only this one wrote is no part of the recovery window.",
             segment=self.path.name,
             token=self.state.token8,
         )
@@ -186,8 +187,8 @@ class _Push:
     def _conflict(self, facts: SegmentFacts, segment: WalSegment) -> WalConflict:
         self._keep_beside(facts, segment)
         return WalConflict(
-            f"{self.path.name} is stored with other bytes than this server sends, which owns timeline {segment.timeline}. "
-            f"Two servers archive as '{self.store.name}', or WAL was written twice. Kept both.",
+            f"{self.path.name} is stored with other bytes than this server sends, which owns timeline {segment.timeline}: "
+            f"two servers archive as '{self.store.name}', or WAL was written twice. Kept both",
             hint="Stop the other server; then take a new backup, since the stored WAL is not this server's.",
             segment=self.path.name,
             kept=wal_name(self.system_identifier, self.path.name, fork=self.state.token8),
@@ -224,12 +225,13 @@ class _Push:
     def _tell(self, facts: SegmentFacts) -> None:
         for each in facts.tablespaces:
             self.notes.append(
-                f"tablespace {each.oid} was created at {each.lsn} in '{each.path}': take a backup soon, recovery from an older "
-                "one creates it in that very directory"
+                f"tablespace {each.oid} was created at {each.lsn} in '{each.path}': take a backup soon, since recovery "
+                "from an older one creates it in that very directory"
             )
         if not facts.complete and is_segment_name(self.path.name):
             self.warnings.append(
-                f"{self.path.name} holds valid WAL only up to {facts.end}: recovery from older backups ends there; take a backup"
+                f"{self.path.name} holds valid WAL only up to {facts.end}: recovery from older backups ends there, "
+                "so take a backup"
             )
 
     def _owner(self, timeline: int) -> str:

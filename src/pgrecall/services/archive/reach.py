@@ -1,11 +1,11 @@
-"""Owns the answer to "can this target be reached from this backup?": the WAL it takes, or why not and what could be.
+"""Owns the answer to "can this target be reached from this backup?": the WAL that it takes, or why not and what could be.
 
-Rules 15 to 17 of PostgreSQL: recovery needs contiguous WAL from the backup's start, and ends in an error if it does not meet its target.
+Rules 15 to 17 of PostgreSQL: recovery needs unbroken WAL from the backup's start, and fails if it does not meet its target.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from pgrecall.domain.humanize import format_time
 from pgrecall.domain.lsn import Lsn
@@ -22,10 +22,12 @@ from pgrecall.domain.target import (
 )
 from pgrecall.domain.timeline import History
 from pgrecall.domain.wal import WalSegment, history_name
-from pgrecall.domain.window import BackupPoint, StoredSegment
+from pgrecall.domain.window import BackupPoint, RecoveryWindow, StoredSegment, Stretch, gaps
 from pgrecall.errors import TargetUnreachable
-from pgrecall.postgres.walscan import RestorePoint, TablespaceCreate, WalInvalid, join
+from pgrecall.services.archive.events import Events
 from pgrecall.services.archive.inventory import WalInventory
+
+XID_NOTE = "whether and when a transaction ended is found only by reading the WAL: recovery fails if it is not there"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +35,16 @@ class RecoveryWal:
     """How recovery gets from a backup to a target."""
 
     history: History
-    """Path of timelines; its own timeline is the number for recovery_target_timeline."""
+    """The path of timelines; its own timeline is the number for recovery_target_timeline."""
     segments: tuple[WalSegment, ...]
     """In the order of replay, each in the file that recovery reads."""
     segment_size: int
     target: RecoveryTarget
-    """What to aim at: the request's, or EndOfArchive where a time is the last commit itself."""
+    """What to aim at: the request's, or EndOfArchive where the time asked for is that of the last commit stored."""
     last_commit: datetime | None
-    """Of the segments' commits the latest: later than the target where the target lies before the end."""
+    """The latest commit or abort in the segments: after the target, where the target lies before the end."""
     end: Lsn
-    """End of the last segment."""
+    """The end of the last segment."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -50,21 +52,219 @@ class RecoveryWal:
         return [segment.name(self.segment_size) for segment in self.segments]
 
 
-def reachable(inventory: WalInventory, request: RecoveryRequest, backup: BackupPoint) -> RecoveryWal:
-    """The WAL that recovers `backup` to the target; TargetUnreachable, with what could be reached instead."""
-    raise NotImplementedError
+def reachable(
+    inventory: WalInventory, request: RecoveryRequest, backup: BackupPoint, *, known: Sequence[RecoveryWindow] = ()
+) -> RecoveryWal:
+    """The WAL that recovers `backup` to the target.
+
+    TargetUnreachable says why not; its facts `nearest_before` and `nearest_after` (RFC 3339) name moments that could be
+    reached, the latter from the windows in `known`.
+    """
+    history = resolve_timeline(inventory, request.timeline, backup)
+    way = _Way(inventory, request, backup, history, known)
+    way.refuse_missing_history()
+    way.refuse_target_before_the_backup_s_end()
+    way.walk()
+    return way.conclude()
 
 
 def resolve_timeline(inventory: WalInventory, choice: TimelineChoice, backup: BackupPoint) -> History:
-    """`latest` is the highest number stored, `current` the backup's own."""
-    raise NotImplementedError
+    """`latest` is the highest number stored, `current` the backup's own. The backup must lie on the way."""
+    number = choice if isinstance(choice, int) else backup.timeline
+    if choice == "latest":
+        number = max([*inventory.timelines(), backup.timeline])
+    history = inventory.history_or_root(number)
+    if not (history.contains(backup.timeline, backup.start) and history.contains(backup.timeline, backup.stop)):
+        raise TargetUnreachable(
+            f"backup {backup.label} (timeline {backup.timeline}, up to {backup.stop}) is not on the way to timeline {number}",
+            hint=f"--timeline {backup.timeline}, or a backup from before {history.switch_point(backup.timeline)}"
+            if history.switch_point(backup.timeline) is not None
+            else f"--timeline {backup.timeline}",
+            timeline=number,
+        )
+    return history
 
 
-def find_restore_point(inventory: WalInventory, name: str, timeline: int) -> list[RestorePoint]:
-    """All restore points of that name on the way to a timeline, oldest first."""
-    raise NotImplementedError
+@dataclass
+class _Way:
+    inventory: WalInventory
+    request: RecoveryRequest
+    backup: BackupPoint
+    history: History
+    known: Sequence[RecoveryWindow]
+    taken: list[StoredSegment] = field(default_factory=list)
+    reason: str | None = None
+    """Why the walk ended before the target, if it did not end with the WAL."""
+    met: bool = False
+
+    @property
+    def size(self) -> int:
+        size = self.inventory.segment_size
+        if size is None:
+            raise self._unreachable("no WAL is stored")
+        return size
+
+    # Refusals -----------------------------------------------------------------------------------------------------
+    def refuse_missing_history(self) -> None:
+        file = history_name(self.history.timeline)
+        if file in self.inventory.missing_histories(self.history):
+            raise self._unreachable(
+                f"{file} was never stored, so no server recovers to timeline {self.history.timeline}"
+            )
+
+    def refuse_target_before_the_backup_s_end(self) -> None:
+        stop, stopped = self.backup.stop, self.backup.stopped
+        match self.request.target:
+            case AtTime(moment) if moment <= stopped:
+                raise self._unreachable(
+                    f"backup {self.backup.label} is consistent only from {format_time(stopped)} on",
+                    hint="Take an earlier backup: --from LABEL.",
+                )
+            case AtLsn(lsn) if lsn < stop:
+                raise self._unreachable(
+                    f"backup {self.backup.label} is consistent only from {stop} on",
+                    hint="Take an earlier backup: --from LABEL.",
+                )
+
+    # The walk -----------------------------------------------------------------------------------------------------
+    def walk(self) -> None:
+        """Take segment after segment, until the target is met or something stands in the way."""
+        stretch = self._stretch()
+        first, last_needed = self.backup.start // self.size, (self.backup.stop - 1) // self.size
+        segments = (self.history.segment(number, self.size) for number in range(first, stretch.last.number + 1))
+        last_record: Lsn | None = None
+        events = Events()
+        for segment, beginning in self.inventory.walk(segments):
+            facts = beginning.facts
+            if last_record is not None and facts.first_prev is not None and facts.first_prev != last_record:
+                self.reason = f"{segment.name(self.size)} does not continue the WAL before it (another server wrote it)"
+                return
+            if facts.minimal_at is not None and facts.minimal_at >= self.backup.start:
+                self.reason = f"wal_level was minimal from {facts.minimal_at} on, and recovery cannot pass that"
+                return
+            last_record = facts.last_record or last_record
+            self.taken.append(facts)
+            if isinstance(self.request.target, AtRestorePoint):
+                events.add(facts, self.inventory.index(segment))
+            if segment.number >= last_needed and self._meets(facts, events):
+                self.met = True
+                return
+            if facts.broken_at is not None:
+                self.reason = f"{segment.name(self.size)} holds valid WAL only up to {facts.broken_at}"
+                return
+
+    def _meets(self, facts: StoredSegment, events: Events) -> bool:
+        match self.request.target:
+            case Immediate():
+                return True
+            case AtLsn(lsn):
+                return facts.last_record is not None and facts.last_record >= lsn
+            case AtTime(moment):
+                return any(self._is_past(each.last_commit, moment) for each in (facts, *self.taken))
+            case AtRestorePoint(name):
+                return any(point.name == name and point.lsn >= self.backup.start for point in events.restore_points)
+            case _:
+                return False
+
+    def _is_past(self, commit: datetime | None, moment: datetime) -> bool:
+        """recoveryStopsBefore: an inclusive target stops at the first later commit, an exclusive one at an equal one, too."""
+        return commit is not None and (commit > moment if self.request.inclusive else commit >= moment)
+
+    def _stretch(self) -> Stretch:
+        backup = self.backup
+        for stretch in self.inventory.stretches(self.history):
+            if stretch.holds(backup.start, backup.stop, self.size):
+                return stretch
+        wanted = self.history.segments(backup.timeline, backup.start, backup.stop, self.size)
+        missing = [each.name(self.size) for each in wanted if not self.inventory.has(each)]
+        raise self._unreachable(f"backup {backup.label} needs WAL that is not stored: {_names(missing)}")
+
+    # The answer ---------------------------------------------------------------------------------------------------
+    def conclude(self) -> RecoveryWal:
+        reached = len(self.taken) * self.size + self.taken[0].segment.start(self.size) if self.taken else 0
+        if reached < self.backup.stop:
+            raise self._unreachable(self.reason or "the backup's own WAL is not complete")
+        target = self.request.target
+        if self.met:
+            return self._result(target)
+        obstacle = self.reason or self._gap()
+        if obstacle is not None:
+            raise self._unreachable(obstacle)
+        last = self.last_commit
+        match target:
+            case EndOfArchive():
+                return self._result(target)
+            case AtXid():
+                return self._result(target, XID_NOTE)
+            case AtTime(moment) if moment == last:
+                return self._result(
+                    EndOfArchive(), f"{format_time(moment)} is the last commit stored: recovered to the end"
+                )
+            case AtTime():
+                said = (
+                    "no commit is stored after the backup" if last is None else f"the last one is {format_time(last)}"
+                )
+                raise self._unreachable(f"no commit after it is stored, so recovery would not end there: {said}",
+                                        hint='--at latest')  # fmt: skip
+            case AtRestorePoint(name):
+                raise self._unreachable(
+                    f"no restore point '{name}' is stored on the way to timeline {self.history.timeline}"
+                )
+            case _:
+                end = self.taken[-1].segment.end(self.size)
+                raise self._unreachable(f"the stored WAL ends at {end}", hint="--at latest")
+
+    @property
+    def last_commit(self) -> datetime | None:
+        return max((each.last_commit for each in self.taken if each.last_commit is not None), default=None)
+
+    def _gap(self) -> str | None:
+        """The hole after the walked stretch, if later WAL is stored: recovery would stop there with an error."""
+        after = self.taken[-1].segment.number
+        for gap in gaps(self.history, self.inventory.stretches(self.history), self.size):
+            if gap.first.number > after:
+                count = gap.last.number - gap.first.number
+                names = [gap.first.name(self.size), gap.last.name(self.size)] if count else [gap.first.name(self.size)]
+                return f"WAL {'–'.join(names)} was never stored"
+        return None
+
+    def _result(self, target: RecoveryTarget, *notes: str) -> RecoveryWal:
+        return RecoveryWal(
+            history=self.history,
+            segments=tuple(each.segment for each in self.taken),
+            segment_size=self.size,
+            target=target,
+            last_commit=self.last_commit,
+            end=self.taken[-1].segment.end(self.size),
+            notes=notes,
+        )
+
+    def _unreachable(self, reason: str, *, hint: str | None = None) -> TargetUnreachable:
+        wanted = self.request.target
+        before = self.last_commit
+        if before is not None and before <= self.backup.stopped:
+            before = None
+        if before is not None and isinstance(wanted, AtTime) and before > wanted.moment:
+            before = None
+        after = next(
+            (each.opens for each in sorted(self.known, key=lambda window: window.opens)
+             if isinstance(wanted, AtTime) and each.opens > wanted.moment), None)  # fmt: skip
+        # A moment before the last commit that can be met: PostgreSQL wants to see a later one.
+        nearest = None if before is None else before - timedelta(microseconds=1)
+        choices = (
+            [f'--at "{format_time(nearest)}" (last before)']
+            if nearest is not None and isinstance(wanted, AtTime)
+            else []
+        )
+        choices += [f"≥ {format_time(after)} (first after)"] if after is not None else []
+        return TargetUnreachable(
+            f"{self.inventory.store.name} cannot be recovered to {wanted}: {reason}",
+            hint=hint or " or ".join(choices) or None,
+            nearest_before=None if nearest is None else nearest.isoformat(),
+            nearest_after=None if after is None else after.isoformat(),
+            backup=str(self.backup.label),
+        )
 
 
-def tablespaces_created(inventory: WalInventory, segments: Sequence[WalSegment]) -> list[TablespaceCreate]:
-    """CREATE TABLESPACE records in consecutive segments, also those that lie in two of them (rule 2)."""
-    raise NotImplementedError
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -1,6 +1,6 @@
 """Owns `pgrecall-recovery.json` in a restored data directory: what `wal fetch` must know of the recovery's path.
 
-Restore writes it beside the recovery settings. Without it a missing child segment would be answered with the parent's (rule 8).
+Restore writes it beside the recovery settings. Without it the parent's segment would stand in for a missing child's (rule 8).
 """
 
 import json
@@ -12,6 +12,8 @@ from pgrecall.domain.timeline import History
 from pgrecall.errors import ValueInvalid
 
 RECOVERY_FILE = "pgrecall-recovery.json"
+SERVED_FILE = "pgrecall-served.json"
+"""In pg_wal: the newest history that was served where restore wrote no path, or where the path may grow (standby)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +34,13 @@ class RecoveryPath:
 
     @classmethod
     def read(cls, pgdata: Path) -> Self | None:
-        """None if restore wrote none. ValueInvalid if it cannot be understood: then nothing is known, and nothing may be guessed."""
+        """None if restore wrote none. ValueInvalid if it cannot be understood: then nothing may be guessed."""
+        return cls.read_file(pgdata / RECOVERY_FILE)
+
+    @classmethod
+    def read_file(cls, file: Path) -> Self | None:
         try:
-            data = (pgdata / RECOVERY_FILE).read_bytes()
+            data = file.read_bytes()
         except FileNotFoundError:
             return None
         try:
@@ -42,4 +48,4 @@ class RecoveryPath:
             history = History.parse(value["history"], int(value["timeline"]))
             return cls(int(value["system_identifier"]), history)
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueInvalid(f"{pgdata / RECOVERY_FILE} cannot be understood: {error}") from error
+            raise ValueInvalid(f"{file} cannot be understood: {error}") from error
