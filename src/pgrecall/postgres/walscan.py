@@ -96,7 +96,7 @@ class SegmentFacts(RecordFacts):
     end_of_records: Lsn  # after the last whole record
     records: int  # whole ones
     first_record: Lsn | None  # the first that begins here
-    first_prev: Lsn | None  # the beginning of the record before that one
+    first_prev: Lsn | None  # the beginning of the record before that one; None where WAL begins (initdb, pg_resetwal)
     last_record: Lsn | None  # the last that begins here, also when it ends in the next segment
     head_length: int  # bytes (xlp_rem_len) of a record that began in a segment before, 0 without
     head: bytes | None  # those bytes, when they all lie here and are at most 64 KiB
