@@ -29,7 +29,7 @@ BELOW["cli"] = set(BELOW)
 BELOW["__main__"] = {"cli"}
 EXITING = {"exit", "quit"}
 READING_THE_TIME = {"now", "utcnow", "today"}
-OF_ONE_MACHINE = re.compile("/(work|root|opt/pypi|opt/wheels)" + "/|pythonhosted[.]org")
+OF_ONE_MACHINE = re.compile("(?<![A-Za-z0-9_.])/(work|root|opt/pypi|opt/wheels)" + "/|pythonhosted[.]org")
 
 
 def layer_of(path: Path) -> str:
