@@ -26,7 +26,7 @@ class ConnectionLost(StorageError):
 
 @dataclass
 class FaultyStorage:
-    """Fulfils `Storage` by `inner`. Request n suffers letter n of `script`; later faults are drawn by `seed` with `rate`
+    """Fulfils `Storage` by `inner`. Request n suffers letter n of `script`; later ones are drawn by `seed` with `rate`
     (0: none). `faults` tells what was suffered, to show with a failing test.
     """
 

@@ -1,5 +1,6 @@
 """Owns a repository as a whole: making one, opening one, and the clusters in it."""
 
+import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pgrecall.errors import (
     Refused,
     RepositoryExists,
     RepositoryNotFound,
+    StorageError,
 )
 from pgrecall.repository import keyring, layout
 from pgrecall.repository.cluster import ClusterStore, SystemIdentity, host_key_from_root, make_cluster
@@ -71,15 +73,16 @@ class Repository:
         if root and words:
             wraps.append(keyring.wrap_for_passphrase(root, words))
 
-        _put_readme(storage)
+        _put_own(storage, layout.README, README_TEXT)
         for wrap in wraps:
-            storage.put(wrap.key, wrap.data)
-        written = FormatFile(repository, sealed, clock.now().astimezone(UTC).replace(microsecond=0))
+            _put_own(storage, wrap.key, wrap.data)
+        created = clock.now().astimezone(UTC).replace(microsecond=0)
+        written = FormatFile(repository, sealed, created).encode(root)
         try:
-            storage.put(layout.format_key(0), written.encode(root))
+            _put_own(storage, layout.format_key(0), written)
         except ObjectExists as error:
             raise _exists(storage) from error
-        return CreatedRepository(cls(storage, read_format(storage)), root, identity, words)
+        return CreatedRepository(cls(storage, FormatFile.decode(written, layout.format_key(0))), root, identity, words)
 
     @classmethod
     def open(cls, storage: Storage, pin: HostKey | None = None) -> "Repository":
@@ -159,11 +162,17 @@ def _is_leftover(storage: Storage, key: str) -> bool:
     return layout.parse_root_wrap_key(key) is not None
 
 
-def _put_readme(storage: Storage) -> None:
+def _put_own(storage: Storage, key: str, data: bytes) -> None:
+    """Put, and once more after an error: giving up when only the answer was lost would leave a repository whose secrets
+    nobody has seen. What is there already must be these very bytes.
+    """
     try:
-        storage.put(layout.README, README_TEXT)
-    except ObjectExists:
-        if not _is_leftover(storage, layout.README):
+        storage.put(key, data)
+    except StorageError as error:
+        if not isinstance(error, ObjectExists):
+            with contextlib.suppress(ObjectExists):
+                storage.put(key, data)
+        if storage.get(key) != data:
             raise
 
 
