@@ -4,32 +4,18 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from pathlib import Path
 
 from pgrecall.clock import Clock
 from pgrecall.domain.label import BackupKind, BackupLabel
 from pgrecall.domain.lsn import Lsn
 from pgrecall.domain.timeline import History
-from pgrecall.errors import PgrecallError, Refused, WrongCluster
+from pgrecall.errors import PgrecallError
 from pgrecall.observe.reporter import Reporter
 from pgrecall.postgres.backup_session import BackupSession, StartPoint, StopResult, WalHold, hold_wal
-from pgrecall.postgres.connection import Connection
-from pgrecall.postgres.control import ControlFile, read_control
 from pgrecall.postgres.datadir import list_data_directory
 from pgrecall.postgres.listing import Listing
-from pgrecall.postgres.requirements import CommandKind, classify_command
-from pgrecall.postgres.server import (
-    ServerFacts,
-    ServerIdentity,
-    identify,
-    prove_checkpoint,
-    prove_same_server,
-    read_config_files,
-    read_facts,
-)
-from pgrecall.repository.catalog import BackupRecord, Catalog
+from pgrecall.postgres.server import prove_checkpoint
+from pgrecall.repository.catalog import Catalog
 from pgrecall.repository.cluster import ClusterStore
 from pgrecall.repository.columns import PackRef
 from pgrecall.repository.commit import Commit, CommitDetails, Tombstone
@@ -38,83 +24,19 @@ from pgrecall.repository.manifest_reader import ManifestReader
 from pgrecall.repository.manifest_writer import ManifestWriter, WrittenManifest
 from pgrecall.repository.pack import PackNumbers
 from pgrecall.services.backup import facts as convert
+from pgrecall.services.backup.compare import find_parent
 from pgrecall.services.backup.copying import Copied, copy_directories
 from pgrecall.services.backup.damage import SuspectPages, Verdict
 from pgrecall.services.backup.earlier import EarlierFiles
 from pgrecall.services.backup.extras import store_extras
 from pgrecall.services.backup.marks import read_bad_marks
-from pgrecall.services.backup.parent import Candidate, Trust, choose_parent, judge_trust
+from pgrecall.services.backup.parent import Trust
 from pgrecall.services.backup.principals import Principals
+from pgrecall.services.backup.request import BackupRequest, BackupResult, Warnings
+from pgrecall.services.backup.source import Source, inspect_server
 from pgrecall.services.backup.spans import KnownContents
 from pgrecall.services.backup.wal import bring_wal, local_history, missing, names_needed, wait_for_wal
 from pgrecall.services.backup.worker import CopyFacts, Shared
-
-NO_TRUST = Trust(False, "there is no parent")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackupRequest:
-    """What the caller wants. `connect` opens a session with the server; `full` compares with nothing."""
-
-    pgdata: Path
-    connect: Callable[[], Connection]
-    state_dir: Path
-    full: bool = False
-    jobs: int = 2
-    level: int = 3
-    fast_checkpoint: bool = True
-    archive_wait: timedelta = timedelta(minutes=5)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackupResult:
-    """What became of a run. Sizes in bytes; `took` in seconds."""
-
-    label: BackupLabel
-    parent: BackupLabel | None
-    why: tuple[str, ...]
-    start_lsn: Lsn
-    stop_lsn: Lsn
-    timeline: int
-    started: datetime
-    stopped: datetime
-    took: float
-    size: int
-    read: int
-    unchanged: int
-    stored: int
-    files: int
-    packs: int
-    self_contained: bool
-    damage: tuple[DamagedPage, ...] = ()
-    warnings: tuple[str, ...] = ()
-    wal: tuple[str, str] = field(default=("", ""))
-    """First and last segment that a restore needs."""
-
-    @property
-    def state(self) -> str:
-        return "stored" if self.damage else "complete"
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """The server as it was found, and how its WAL reaches the repository."""
-
-    facts: ServerFacts
-    identity: ServerIdentity
-    control: ControlFile
-    config_files: tuple[tuple[str, str], ...]
-    carries_wal: bool
-
-
-@dataclass(slots=True)
-class _Warnings:
-    reporter: Reporter
-    texts: list[str] = field(default_factory=list)
-
-    def add(self, text: str) -> None:
-        self.texts.append(text)
-        self.reporter.warn(text)
 
 
 def run_backup(request: BackupRequest, store: ClusterStore, *, clock: Clock, reporter: Reporter) -> BackupResult:
@@ -124,7 +46,7 @@ def run_backup(request: BackupRequest, store: ClusterStore, *, clock: Clock, rep
     what stops the run; WalNotArchived leaves the run *stored*: its files are safe, its WAL has not come.
     """
     began = clock.monotonic()
-    warnings = _Warnings(reporter)
+    warnings = Warnings(reporter)
     catalog = Catalog(store)
     with contextlib.closing(request.connect()) as conn:
         source = inspect_server(conn, request, store, clock, warnings)
@@ -133,7 +55,7 @@ def run_backup(request: BackupRequest, store: ClusterStore, *, clock: Clock, rep
         start = session.start("pgrecall", fast=request.fast_checkpoint)
         prove_checkpoint(request.pgdata, start.lsn, clock)
         history = local_history(request.pgdata, start.timeline)
-        parent, trust, why = find_parent(request, source, catalog, store, history, start)
+        parent, trust, why = find_parent(request, source, catalog, store, history, start.lsn)
         kind = BackupKind.INCR if parent is not None else BackupKind.FULL
         label = store.claim_label(
             kind,
@@ -161,94 +83,6 @@ def run_backup(request: BackupRequest, store: ClusterStore, *, clock: Clock, rep
     return run.result(stop, copied, written, damage, why, names, began)
 
 
-def inspect_server(
-    conn: Connection, request: BackupRequest, store: ClusterStore, clock: Clock, warnings: _Warnings
-) -> Source:
-    """Facts of the server whose files we read, proven to be the server we talk to and the cluster we store."""
-    prove_same_server(conn, request.pgdata, clock)
-    facts = read_facts(conn)
-    if facts.in_recovery:
-        raise Refused(
-            "this server is a standby; backups from a standby are not supported yet",
-            hint="Run the backup on the primary.",
-        )
-    refuse_other_cluster(facts, store)
-    command = classify_command(facts.setting("archive_command"))
-    ours = facts.archiving and command is CommandKind.OURS and not facts.setting("archive_library")
-    lacking = facts.rights.missing_for_backup(carry_wal=not ours)
-    if lacking:
-        raise Refused(
-            f"role {facts.rights.role} lacks what a backup needs: {', '.join(lacking)}",
-            hint="pgrecall init --print sql shows the statements.",
-        )
-    if not ours and facts.archiving:
-        warnings.add(
-            f"WAL is archived elsewhere ({command.value} archive_command): "
-            "this backup brings its own WAL and can be recovered only to its own end"
-        )
-    control = read_control(request.pgdata, clock=clock)
-    identity = identify(conn, request.pgdata, facts=facts)
-    return Source(facts, identity, control, read_config_files(conn, facts), carries_wal=not ours)
-
-
-def refuse_other_cluster(facts: ServerFacts, store: ClusterStore) -> None:
-    known = store.identity().systems
-    if any(each.system_identifier == facts.system_identifier for each in known):
-        return
-    newest = known[-1].system_identifier if known else "none yet"
-    raise WrongCluster(
-        f"this server is system {facts.system_identifier} ({facts.version}), '{store.name}' is {newest}",
-        hint=f"After pg_upgrade: pgrecall init -c {store.name} --new-identity; else give this cluster another name.",
-        system_identifier=str(facts.system_identifier),
-    )
-
-
-def find_parent(
-    request: BackupRequest,
-    source: Source,
-    catalog: Catalog,
-    store: ClusterStore,
-    history: History,
-    start: StartPoint,
-) -> tuple[ManifestReader | None, Trust, tuple[str, ...]]:
-    """The backup to compare with, how far its page LSNs prove anything, and why."""
-    if request.full:
-        return None, NO_TRUST, ("a full backup was asked for",)
-    records = [each for each in catalog.backups() if each.commit is not None]
-    choice = choose_parent(
-        [_candidate(each) for each in records],
-        system_identifier=source.facts.system_identifier,
-        history=history,
-        start_lsn=start.lsn,
-    )
-    if choice.parent is None:
-        return None, NO_TRUST, choice.reasons
-    record = next(each for each in records if each.label == choice.parent)
-    assert record.commit is not None
-    reader = ManifestReader.open(store, record.label, record.commit.manifest)
-    before = convert.stored_identity(reader.manifest)
-    difference = ", ".join(before.differences(source.identity)) if before else "the parent's server is not known"
-    trust = judge_trust(
-        same_server=not difference,
-        difference=f"changed since the parent: {difference}",
-        hints_logged_then=before is not None and before.lsn_proves_unchanged,
-        hints_logged_now=source.identity.lsn_proves_unchanged,
-    )
-    return reader, trust, (*choice.reasons, trust.reason)
-
-
-def _candidate(record: BackupRecord) -> Candidate:
-    commit = record.commit
-    assert commit is not None
-    return Candidate(
-        label=commit.label,
-        complete=commit.damaged_pages == 0,
-        system_identifier=commit.system_identifier,
-        timeline=commit.timeline,
-        stop_lsn=commit.stop_lsn,
-    )
-
-
 @contextlib.contextmanager
 def _wal_held(request: BackupRequest, source: Source) -> Iterator[WalHold | None]:
     """Where the backup brings its own WAL: a slot that keeps it, made before the backup starts."""
@@ -271,7 +105,7 @@ class _Run:
         start: StartPoint,
         clock: Clock,
         reporter: Reporter,
-        warnings: _Warnings,
+        warnings: Warnings,
     ) -> None:
         self.request = request
         self.store = store
@@ -375,7 +209,7 @@ class _Run:
     def judge(self, verdict: Verdict) -> tuple[DamagedPage, ...]:
         for suspect in verdict.warnings[:20]:
             self.warnings.add(
-                f"free space map {os.fsdecode(suspect.path)} block {suspect.block}: {suspect.reason}; the server mends it"
+                f"free space map: {os.fsdecode(suspect.path)} block {suspect.block}: {suspect.reason}; harmless"
             )
         damage = [DamagedPage(each.path, each.block, each.reason) for each in verdict.corrupt]
         if verdict.uncounted:

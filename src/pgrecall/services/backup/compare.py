@@ -1,0 +1,59 @@
+"""Owns opening the backup to compare with, and the judgement how far its page LSNs prove anything."""
+
+from pgrecall.domain.lsn import Lsn
+from pgrecall.domain.timeline import History
+from pgrecall.repository.catalog import BackupRecord, Catalog
+from pgrecall.repository.cluster import ClusterStore
+from pgrecall.repository.manifest_reader import ManifestReader
+from pgrecall.services.backup import facts as convert
+from pgrecall.services.backup.parent import Candidate, Trust, choose_parent, judge_trust
+from pgrecall.services.backup.request import BackupRequest
+from pgrecall.services.backup.source import Source
+
+NO_TRUST = Trust(False, "there is no parent")
+
+
+def find_parent(
+    request: BackupRequest,
+    source: Source,
+    catalog: Catalog,
+    store: ClusterStore,
+    history: History,
+    start_lsn: Lsn,
+) -> tuple[ManifestReader | None, Trust, tuple[str, ...]]:
+    """The backup to compare with, how far its page LSNs prove anything, and why."""
+    if request.full:
+        return None, NO_TRUST, ("a full backup was asked for",)
+    records = [each for each in catalog.backups() if each.commit is not None]
+    choice = choose_parent(
+        [_candidate(each) for each in records],
+        system_identifier=source.facts.system_identifier,
+        history=history,
+        start_lsn=start_lsn,
+    )
+    if choice.parent is None:
+        return None, NO_TRUST, choice.reasons
+    record = next(each for each in records if each.label == choice.parent)
+    assert record.commit is not None
+    reader = ManifestReader.open(store, record.label, record.commit.manifest)
+    before = convert.stored_identity(reader.manifest)
+    difference = ", ".join(before.differences(source.identity)) if before else "the parent's server is not known"
+    trust = judge_trust(
+        same_server=not difference,
+        difference=f"changed since the parent: {difference}",
+        hints_logged_then=before is not None and before.lsn_proves_unchanged,
+        hints_logged_now=source.identity.lsn_proves_unchanged,
+    )
+    return reader, trust, (*choice.reasons, trust.reason)
+
+
+def _candidate(record: BackupRecord) -> Candidate:
+    commit = record.commit
+    assert commit is not None
+    return Candidate(
+        label=commit.label,
+        complete=commit.damaged_pages == 0,
+        system_identifier=commit.system_identifier,
+        timeline=commit.timeline,
+        stop_lsn=commit.stop_lsn,
+    )
