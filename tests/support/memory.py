@@ -52,6 +52,9 @@ class MemoryStorage:
         rests = (key[len(prefix) :] for key in sorted(self.objects) if key.startswith(prefix))
         return iter(dict.fromkeys(rest.partition("/")[0] for rest in rests if "/" in rest))
 
+    def foreign_names(self) -> tuple[str, ...]:
+        return ()
+
     def delete(self, key: str) -> None:
         self.objects.pop(key, None)
 

@@ -89,9 +89,7 @@ class TinyEngine:
         reader = ManifestReader.open(self.store, parent) if parent else None
         numbers = PackNumbers()
         data = PackBuilder(self.store, run, numbers, target=self.target)
-        maps = ManifestWriter(
-            self.store, run, numbers, parent=reader.manifest if reader else None, target=self.target
-        )
+        maps = ManifestWriter(self.store, run, numbers, parent=reader.manifest if reader else None, target=self.target)
         for path in sorted(_directories(tree)):
             self._directory(path, tree, old or {}, _Run(self, reader, data, maps))
         data.close()
