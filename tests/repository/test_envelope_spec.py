@@ -1,4 +1,4 @@
-"""The envelope read by a second, naive reader that follows docs/format.md §2 word by word and shares none of our code."""
+"""The envelope read by a second, naive reader: docs/format.md §2 word by word, sharing none of our code."""
 
 import hashlib
 import hmac
