@@ -29,14 +29,10 @@ SHOWN = 10
     examples=["pgrecall backup", "pgrecall backup -c main --full --jobs 4", "pgrecall backup --dry-run"],
     writes=True,
 )
-@option(
-    "--full", is_flag=True, help="Compare with nothing; store every byte anew."
-)
-@option(
-    "--type", "kind", type=click.Choice(list(KINDS)), help="Alias for users of other tools; diff means incr."
-)
+@option("--full", is_flag=True, help="Compare with nothing; store every byte anew.")
+@option("--type", "kind", type=click.Choice(list(KINDS)), help="Alias for users of other tools; diff means incr.")
 @option("--jobs", type=click.IntRange(1, 64), metavar="N", help="How many workers; default: the cluster's `parallel`.")
-def command(run: Invocation, full: bool, kind: str | None, jobs: int | None) -> int:
+def command(run: Invocation, full: bool, independent: bool, kind: str | None, jobs: int | None) -> int:
     """Back up a cluster while it runs.
 
     An earlier backup that can serve as parent makes this one incremental: only what changed is stored, and the result
@@ -51,7 +47,8 @@ def command(run: Invocation, full: bool, kind: str | None, jobs: int | None) -> 
     run.become_owner(cluster)
     storage = CountedStorage(open_storage(run.settings().repository(cluster.repository).url))
     store = open_cluster(run.settings(), cluster, identity=run.identity(), environ=run.environ, storage=storage)
-    request = _request(run, cluster, full=full or KINDS.get(kind or "", False), jobs=jobs)
+    full = full or independent or KINDS.get(kind or "", False)
+    request = _request(run, cluster, full=full, independent=independent, jobs=jobs)
     if run.globals.dry_run:
         with run.progress() as progress:
             preview = preview_backup(request, store, clock=run.clock, reporter=progress)
@@ -65,12 +62,15 @@ def command(run: Invocation, full: bool, kind: str | None, jobs: int | None) -> 
     return DamageFound.exit_status if result.damage else run.status(result.warnings)
 
 
-def _request(run: Invocation, cluster: ClusterSettings, *, full: bool, jobs: int | None) -> BackupRequest:
+def _request(
+    run: Invocation, cluster: ClusterSettings, *, full: bool, independent: bool, jobs: int | None
+) -> BackupRequest:
     return BackupRequest(
         pgdata=data_directory(cluster),
         connect=lambda: connect_cluster(cluster, run.environ),
         state_dir=run.settings().state_directory(cluster.name),
         full=full,
+        independent=independent,
         jobs=jobs or cluster.parallel,
         level=cluster.compression_level,
         fast_checkpoint=cluster.checkpoint == "fast",
@@ -85,7 +85,7 @@ def summary(result: BackupResult) -> tuple[str, ...]:
 def render(result: BackupResult, storage: CountedStorage) -> Iterator[Line]:
     style = "red" if result.damage else "green"
     yield (Span(str(result.label), "bold"), "  ", Span(result.state, style), f"  in {format_duration(result.took)}")
-    parent = f"compared with {result.parent}" if result.parent else "full"
+    parent = f"compared with {result.parent}" if result.parent else "compared with nothing"
     yield f"  {parent}: {result.why[-1] if result.why else ''}"
     yield (
         f"  {format_bytes(result.size)} in {result.files:,} files; {format_bytes(result.unchanged)} unchanged; "

@@ -22,8 +22,8 @@ def find_parent(
     start_lsn: Lsn,
 ) -> tuple[ManifestReader | None, Trust, tuple[str, ...]]:
     """The backup to compare with, how far its page LSNs prove anything, and why."""
-    if request.full:
-        return None, NO_TRUST, ("a full backup was asked for",)
+    if request.independent:
+        return None, NO_TRUST, ("an independent backup was asked for: nothing stored earlier is used",)
     records = [each for each in catalog.backups() if each.commit is not None]
     choice = choose_parent(
         [_candidate(each) for each in records],
@@ -36,6 +36,9 @@ def find_parent(
     record = next(each for each in records if each.label == choice.parent)
     assert record.commit is not None
     reader = ManifestReader.open(store, record.label, record.commit.manifest)
+    if request.full:
+        trust = Trust(False, "a full backup was asked for: every byte compared, page LSNs not looked at")
+        return reader, trust, (*choice.reasons, trust.reason)
     before = convert.stored_identity(reader.manifest)
     difference = ", ".join(before.differences(source.identity)) if before else "the parent's server is not known"
     trust = judge_trust(

@@ -14,12 +14,16 @@ from pgrecall.repository.manifest import DamagedPage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupRequest:
-    """What the caller wants. `connect` opens a session with the server; `full` compares with nothing."""
+    """What the caller wants. `connect` opens a session with the server.
+
+    full: every byte is compared, only what is new is stored. independent: nothing stored earlier is used.
+    """
 
     pgdata: Path
     connect: Callable[[], Connection]
     state_dir: Path
     full: bool = False
+    independent: bool = False
     jobs: int = 2
     level: int = 3
     fast_checkpoint: bool = True

@@ -56,7 +56,7 @@ def run_backup(request: BackupRequest, store: ClusterStore, *, clock: Clock, rep
         prove_checkpoint(request.pgdata, start.lsn, clock)
         history = local_history(request.pgdata, start.timeline)
         parent, trust, why = find_parent(request, source, catalog, store, history, start.lsn)
-        kind = BackupKind.INCR if parent is not None else BackupKind.FULL
+        kind = BackupKind.FULL if parent is None or request.full else BackupKind.INCR
         label = store.claim_label(
             kind,
             clock.now(),
