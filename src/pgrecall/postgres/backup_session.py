@@ -9,7 +9,7 @@ from typing import Self
 
 from pgrecall.domain.lsn import Lsn
 from pgrecall.domain.wal import WalSegment
-from pgrecall.errors import PostgresError, Refused, ValueInvalid, WalMissing
+from pgrecall.errors import PostgresError, Refused, SessionLost, ValueInvalid, WalMissing
 from pgrecall.postgres.connection import Connection
 from pgrecall.postgres.session import query
 
