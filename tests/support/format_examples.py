@@ -27,7 +27,7 @@ SALT = b"\x5a" * 32
 RUN = BackupLabel.parse("20261120T153127Z-full")
 CLAIM_NAME = f"backups/{RUN}/claim"
 PACK_NAME = f"packs/{RUN}/00000001"
-CLAIM = {
+CLAIM: dict[str, object] = {
     "at": "2026-11-20T15:31:27Z",
     "host": "db1",
     "label": str(RUN),
@@ -183,7 +183,7 @@ def render(lines: list[Line], width: int = 24) -> Iterator[str]:
 
 def parse(text: str) -> dict[str, bytes]:
     """Name → bytes of every example in a document."""
-    blocks = re.findall(r"^```\nexample: (.+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```\nexample: ([^\n]+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return {name: bytes.fromhex("".join(line.partition("|")[0] for line in body.splitlines())) for name, body in blocks}
 
 
