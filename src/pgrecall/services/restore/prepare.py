@@ -8,7 +8,7 @@ from pgrecall.postgres.exclusions import TABLESPACE_DIRECTORY, WAL_DIRECTORY
 from pgrecall.repository.manifest import DirectoryEntry, Manifest
 from pgrecall.repository.paths import OUTSIDE, quote
 from pgrecall.services.restore.destination import Made, top_level
-from pgrecall.services.restore.files import MARKER, NEVER_RESTORED
+from pgrecall.services.restore.files import NEVER_RESTORED
 from pgrecall.services.restore.tablespaces import PlacedTablespace, is_absent_or_empty
 from pgrecall.services.restore.tree import RestoredTree
 
@@ -85,6 +85,3 @@ def root_entry(manifest: Manifest) -> DirectoryEntry:
         if not each.path:
             return each
     raise ObjectDamaged(f"the manifest of {manifest.label} does not describe the data directory itself")
-
-
-assert MARKER not in _OURS
