@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 30.0
+STANDBY_PATIENCE_SECONDS = 5.0
+"""A standby asks again by itself, and must be able to stop and to promote meanwhile."""
 _KNOWN_NAMES = (is_segment_name, is_history_name, is_partial_name, is_backup_history_name)
 
 
@@ -81,12 +83,13 @@ def fetch_wal(
 ) -> Fetched:
     """Bring the file to its target, or prove that it is absent. Trouble is retried with growing pauses for `patience`.
 
-    Then the last error is raised, and the caller must end with a status above 125 (for a standby: 1, without retries: it asks
-    again by itself). open_store is called for each attempt: a wrong key file may be mended meanwhile.
+    Then the last error is raised, and the caller must end with a status above 125 (for a standby: 1). open_store is called
+    for each attempt: a wrong key file may be mended meanwhile.
     """
     if not any(known(request.name) for known in _KNOWN_NAMES):
         raise WalNameInvalid(f"'{request.name}' is no name of a file that PostgreSQL recovers", name=request.name)
-    deadline = clock.monotonic() + patience.total_seconds()
+    allowed = patience.total_seconds()
+    deadline = clock.monotonic() + (min(allowed, STANDBY_PATIENCE_SECONDS) if request.standby else allowed)
     pause = FIRST_PAUSE_SECONDS
     while True:
         try:
@@ -94,7 +97,7 @@ def fetch_wal(
         except PgrecallError as trouble:
             left = deadline - clock.monotonic()
             is_final = isinstance(trouble, WalWithheld) and not isinstance(trouble, WalGap)
-            if is_final or request.standby or left <= 0:
+            if is_final or left <= 0:
                 raise
             say(f"{request.name}: {trouble.message}; trying again for {left:.0f} s")
         clock.sleep(min(pause, left))
