@@ -2,8 +2,6 @@
 
 import json
 
-from pgrecall.domain.lsn import Lsn
-from pgrecall.domain.wal import WalSegment
 from pgrecall.postgres.backup_session import StartPoint, StopResult
 from pgrecall.postgres.control import ControlFile
 from pgrecall.postgres.listing import Listing
@@ -80,10 +78,3 @@ def links(listing: Listing) -> tuple[stored.Link, ...]:
 
 def outside_files(listing: Listing) -> tuple[stored.OutsideFile, ...]:
     return tuple(stored.OutsideFile(each.setting, each.source, each.file.name) for each in listing.outside)
-
-
-def wal_span(start: StartPoint, stop: StopResult, segment_size: int) -> list[WalSegment]:
-    """The segments that a restore needs: from the one with the start to the one with the byte before stop."""
-    first = WalSegment.containing(start.lsn, start.timeline, segment_size)
-    last = WalSegment.containing(Lsn(stop.lsn - 1), stop.timeline, segment_size)
-    return [WalSegment(stop.timeline, number) for number in range(first.number, last.number + 1)]

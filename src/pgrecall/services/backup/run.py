@@ -18,12 +18,13 @@ from pgrecall.postgres.server import prove_checkpoint
 from pgrecall.repository.catalog import Catalog
 from pgrecall.repository.cluster import ClusterStore
 from pgrecall.repository.columns import PackRef
-from pgrecall.repository.commit import Commit, CommitDetails, Tombstone
+from pgrecall.repository.commit import CommitDetails, Tombstone
 from pgrecall.repository.manifest import BackupFacts, DamagedPage
 from pgrecall.repository.manifest_reader import ManifestReader
 from pgrecall.repository.manifest_writer import ManifestWriter, WrittenManifest
 from pgrecall.repository.pack import PackNumbers
 from pgrecall.services.backup import facts as convert
+from pgrecall.services.backup.committing import finish_stored_runs, make_commit
 from pgrecall.services.backup.compare import find_parent
 from pgrecall.services.backup.copying import Copied, copy_directories
 from pgrecall.services.backup.damage import SuspectPages, Verdict
@@ -35,7 +36,7 @@ from pgrecall.services.backup.principals import Principals
 from pgrecall.services.backup.request import BackupRequest, BackupResult, Warnings
 from pgrecall.services.backup.source import Source, inspect_server
 from pgrecall.services.backup.spans import KnownContents
-from pgrecall.services.backup.wal import bring_wal, local_history, missing, names_needed, wait_for_wal
+from pgrecall.services.backup.wal import bring_wal, local_history, missing, wait_for_wal
 from pgrecall.services.backup.worker import CopyFacts, Shared
 
 
@@ -48,6 +49,7 @@ def run_backup(request: BackupRequest, store: ClusterStore, *, clock: Clock, rep
     began = clock.monotonic()
     warnings = Warnings(reporter)
     catalog = Catalog(store)
+    finish_stored_runs(store, catalog, clock=clock, reporter=reporter)
     with contextlib.closing(request.connect()) as conn:
         source = inspect_server(conn, request, store, clock, warnings)
     with _wal_held(request, source) as hold, BackupSession(request.connect()) as session:
@@ -74,13 +76,9 @@ def run_backup(request: BackupRequest, store: ClusterStore, *, clock: Clock, rep
                 hold.check(needed_from=start.lsn)
             damage = run.judge(suspects.judge(start=start.lsn, stop=stop.lsn))
             written = run.write_manifest(stop, copied, damage)
-        names = names_needed(
-            convert.wal_span(start, stop, source.facts.wal_segment_size), history, source.facts.wal_segment_size
-        )
-        run.gather_wal(stop, history, names)
-    commit_hash = run.commit(catalog, stop, copied, written, damage, began)
-    assert commit_hash
-    return run.result(stop, copied, written, damage, why, names, began)
+        run.gather_wal(stop, history, wal_names(written.manifest, history))
+    run.commit(catalog, written, began)
+    return run.result(copied, written, why, began)
 
 
 @contextlib.contextmanager
@@ -266,79 +264,42 @@ class _Run:
             reporter=self.reporter,
         )
 
-    def commit(
-        self,
-        catalog: Catalog,
-        stop: StopResult,
-        copied: Copied,
-        written: WrittenManifest,
-        damage: tuple[DamagedPage, ...],
-        began: float,
-    ) -> bytes:
+    def commit(self, catalog: Catalog, written: WrittenManifest, began: float) -> None:
         self.reporter.stage("commit")
         catalog.refresh()
-        commit = Commit(
-            label=self.label,
-            sequence=catalog.next_sequence(),
-            parent=self.parent.manifest.label if self.parent else None,
-            system_identifier=self.source.facts.system_identifier,
-            timeline=stop.timeline,
-            version_num=self.source.facts.version_num,
-            start_lsn=self.start.lsn,
-            stop_lsn=stop.lsn,
-            wal_segment_size=self.source.facts.wal_segment_size,
-            started=self.start.time,
-            stopped=stop.time,
-            self_contained=self.source.carries_wal,
-            size=written.manifest.size,
-            stored=written.stored,
-            files=written.manifest.files,
-            damaged_pages=len(damage),
-            manifest=written.hash,
-            live=written.live,
-            seen=catalog.seen(),
-            newest_wal=stop.wal,
-        )
+        commit = make_commit(written.manifest, written.hash, written.live, written.stored, catalog)
         details = CommitDetails(
             warnings=tuple(self.warnings.texts),
             damage=tuple(
-                {"path": os.fsdecode(page.path), "block": page.block, "reason": page.reason} for page in damage
+                {"path": os.fsdecode(page.path), "block": page.block, "reason": page.reason}
+                for page in written.manifest.damage
             ),
             host=socket.gethostname(),
             took=round((self.clock.monotonic() - began) * 1000),
             settings={"jobs": self.request.jobs, "level": self.request.level},
         )
-        return catalog.commit(commit, details)
+        catalog.commit(commit, details)
 
-    def result(
-        self,
-        stop: StopResult,
-        copied: Copied,
-        written: WrittenManifest,
-        damage: tuple[DamagedPage, ...],
-        why: tuple[str, ...],
-        names: list[str],
-        began: float,
-    ) -> BackupResult:
-        segments = [name for name in names if len(name) == 24]
+    def result(self, copied: Copied, written: WrittenManifest, why: tuple[str, ...], began: float) -> BackupResult:
+        manifest = written.manifest
         return BackupResult(
-            label=self.label,
-            parent=self.parent.manifest.label if self.parent else None,
+            label=manifest.label,
+            parent=manifest.parent,
             why=why,
-            start_lsn=self.start.lsn,
-            stop_lsn=stop.lsn,
-            timeline=stop.timeline,
-            started=self.start.time,
-            stopped=stop.time,
+            start_lsn=manifest.start.lsn,
+            stop_lsn=manifest.stop.lsn,
+            timeline=manifest.stop.timeline,
+            started=manifest.start.time,
+            stopped=manifest.stop.time,
             took=self.clock.monotonic() - began,
-            size=written.manifest.size,
+            size=manifest.size,
             read=copied.counts.read,
             unchanged=copied.counts.unchanged,
             stored=written.stored,
-            files=written.manifest.files,
+            files=manifest.files,
             packs=len(written.packs),
             self_contained=self.source.carries_wal,
-            damage=damage,
+            damage=manifest.damage,
             warnings=tuple(self.warnings.texts),
-            wal=(segments[0], segments[-1]),
+            wal=(manifest.start.wal, manifest.stop.wal),
         )
