@@ -24,7 +24,7 @@ from pgrecall.repository.manifest_reader import ManifestReader
 from pgrecall.repository.manifest_writer import ManifestWriter, WrittenManifest
 from pgrecall.repository.pack import PackNumbers
 from pgrecall.services.backup import facts as convert
-from pgrecall.services.backup.committing import finish_stored_runs, make_commit
+from pgrecall.services.backup.committing import finish_stored_runs, make_commit, wal_names
 from pgrecall.services.backup.compare import find_parent
 from pgrecall.services.backup.copying import Copied, copy_directories
 from pgrecall.services.backup.damage import SuspectPages, Verdict
