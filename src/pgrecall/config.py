@@ -7,14 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pgrecall.config_schema import SCHEME, Reader, dotted, options_of
+from pgrecall.config_schema import SCHEME, Reader, Table, dotted, options_of
 from pgrecall.config_source import Key, Source, read_file, refuse, with_environment
 from pgrecall.config_tables import ClusterSettings, GeneralSettings, NotifySettings, RepositorySettings
 from pgrecall.errors import ConfigInvalid, UsageError
 
-__all__ = ["ClusterSettings", "NotifySettings", "RepositorySettings", "Settings", "find_config", "load_settings"]
+__all__ = [
+    "ClusterSettings",
+    "ConfigPlace",
+    "NotifySettings",
+    "RepositorySettings",
+    "Settings",
+    "config_place",
+    "find_config",
+    "load_settings",
+]
 
 TABLES = ("repository", "repositories", "clusters", "defaults", "notify")
 
@@ -74,6 +83,24 @@ class Settings:
     def key_file(self, cluster: ClusterSettings) -> Path:
         return cluster.key_file or self.source.base / "keys" / f"{cluster.name}.key"
 
+    def origins(self) -> list[tuple[str, Any, str]]:
+        """(setting, value, FILE:LINE or the variable or "default") of everything, for people."""
+        tables: list[tuple[Key, Table, Key | None]] = [((), GeneralSettings(state_dir=self.state_dir), None)]
+        for name, repository in self.repositories.items():
+            short = name == "default" and "repository" in self.source.values
+            tables.append((("repository",) if short else ("repositories", name), repository, None))
+        tables += [(("clusters", name), each, ("defaults",)) for name, each in self.clusters.items()]
+        tables.append((("notify",), self.notify, None))
+        return [
+            (dotted((*key, name)), getattr(table, name), self._origin((*key, name), common and (*common, name)))
+            for key, table, common in tables
+            for name in options_of(type(table))
+        ]
+
+    def _origin(self, key: Key, common: Key | None) -> str:
+        own = self.source.origin(key)
+        return self.source.origin(common) if own == "default" and common else own
+
     def _no_cluster(self, pattern: str) -> ConfigInvalid | UsageError:
         if self.clusters:
             return UsageError(f"no cluster is called '{pattern}'", hint=f"there are: {', '.join(self.clusters)}")
@@ -93,6 +120,22 @@ def find_config(given: Path | None, environ: Mapping[str, str]) -> Path | None:
     if named is not None:
         return Path.cwd() / named
     return next((path for path in search_path(environ) if path.is_file()), None)
+
+
+class ConfigPlace(NamedTuple):
+    """Where init finds or writes the configuration; found_by_itself: later calls need no --config."""
+
+    path: Path
+    found_by_itself: bool
+
+
+def config_place(given: Path | None, environ: Mapping[str, str]) -> ConfigPlace:
+    """The configuration that a call would read, else where a new one belongs."""
+    found = find_config(given, environ)
+    usual = search_path(environ)
+    if found is None:
+        found = usual[2] if os.geteuid() == 0 else usual[1]
+    return ConfigPlace(found, found in usual or environ.get("PGRECALL_CONFIG") == str(found))
 
 
 def load_settings(path: Path | None = None, *, environ: Mapping[str, str], repository: str | None = None) -> Settings:

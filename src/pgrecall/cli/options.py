@@ -33,7 +33,7 @@ def verb(
         command = click.command(name, cls=Verb)(invoke)
         assert isinstance(command, Verb)
         command.examples = tuple(examples)
-        command.params += global_options(writes=writes, hidden=globals_hidden, taken=_names(command.params))
+        command.params += global_options(writes=writes, hidden=globals_hidden, taken=_flags(command.params))
         return command
 
     return decorate
@@ -75,7 +75,7 @@ def global_options(*, writes: bool, hidden: bool = False, taken: frozenset[str] 
         ]
     for each in options:
         each.hidden = hidden
-    return [each for each in options if each.name not in taken]
+    return [each for each in options if taken.isdisjoint(each.opts)]
 
 
 def _option(*declarations: str, **attributes: Any) -> click.Option:
@@ -89,5 +89,5 @@ def _store(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
     run.apply(parameter.name or "", value)
 
 
-def _names(parameters: Sequence[click.Parameter]) -> frozenset[str]:
-    return frozenset(each.name for each in parameters if each.name)
+def _flags(parameters: Sequence[click.Parameter]) -> frozenset[str]:
+    return frozenset(flag for each in parameters for flag in each.opts)

@@ -56,16 +56,19 @@ class Repository:
         return self.format.sealed
 
     @classmethod
-    def create(cls, storage: Storage, *, sealed: bool, clock: Clock, passphrase: bool = True) -> CreatedRepository:
+    def create(
+        cls, storage: Storage, *, sealed: bool, clock: Clock, passphrase: bool = True, identity: str | None = None
+    ) -> CreatedRepository:
         """Make a repository in an empty place. Nothing that is there is ever changed.
 
+        `identity`: one that the caller has put into safety already (keyring.new_identity); None makes one.
         RepositoryExists if there is one, DestinationNotEmpty if foreign things are there. What an attempt left that was
         killed does not stand in the way: the format file is written last and makes it a repository.
         """
         _refuse_occupied(storage)
         repository = os.urandom(16)
         root = keyring.new_root(repository) if sealed else None
-        identity = keyring.new_identity() if root else None
+        identity = (identity or keyring.new_identity()) if root else None
         words = keyring.new_passphrase() if root and passphrase else None
         wraps: list[Wrap] = []
         if root and identity:

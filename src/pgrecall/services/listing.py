@@ -85,7 +85,7 @@ class BackupDetails:
 def list_clusters(
     settings: Settings, clusters: Sequence[ClusterSettings], *, identity: str | None, environ: Mapping[str, str]
 ) -> list[ClusterListing]:
-    """Every cluster's backups, newest first. The only cluster's error is raised; among several it stands in its place."""
+    """Every cluster's backups, newest first. A lone cluster's error is raised, among several it stands in its place."""
     if len(clusters) == 1:
         return [list_cluster(settings, clusters[0], identity=identity, environ=environ)]
     found = []
