@@ -1,4 +1,4 @@
-"""Owns the choice between our C module and its Python twins: C where it was built, unless PGRECALL_PURE=1 is set."""
+"""Owns the choice between our C module and its Python twins (C where it was built, unless PGRECALL_PURE=1 is set)."""
 
 import importlib
 import os
@@ -18,3 +18,8 @@ def load_native() -> ModuleType | None:
         return importlib.import_module("pgrecall.postgres._native")
     except ImportError:
         return None
+
+
+def is_page_size(size: int) -> bool:
+    """True for the block sizes that PostgreSQL can be built with."""
+    return 1024 <= size <= 32768 and size & (size - 1) == 0

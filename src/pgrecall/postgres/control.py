@@ -14,9 +14,8 @@ from typing import Self
 from pgrecall.clock import Clock
 from pgrecall.domain.lsn import Lsn
 from pgrecall.errors import DamageFound, PostgresError
-from pgrecall.postgres.accel import Buffer
+from pgrecall.postgres.accel import Buffer, is_page_size
 from pgrecall.postgres.crc import crc32c
-from pgrecall.postgres.page_numpy import is_page_size
 
 CONTROL_FILE = "global/pg_control"
 FILE_BYTES = 8192

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from pgrecall.domain.lsn import Lsn
 from pgrecall.postgres import page_numpy
-from pgrecall.postgres.accel import Buffer, load_native
-from pgrecall.postgres.page_numpy import BAD_CHECKSUM, CHANGED, HEADER_BAD, NEW, is_page_size
+from pgrecall.postgres.accel import Buffer, is_page_size, load_native
+from pgrecall.postgres.page_numpy import BAD_CHECKSUM, CHANGED, HEADER_BAD, NEW
 
 __all__ = [
     "BAD_CHECKSUM",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pgrecall.postgres.accel import Buffer
+from pgrecall.postgres.accel import Buffer, is_page_size
 
 BAD_CHECKSUM, NEW, CHANGED, HEADER_BAD = 1, 2, 4, 8
 
@@ -32,11 +32,6 @@ ZERO_BLOCK_BYTES = 1 << 18
 _CHECKSUM, _FLAGS, _LOWER, _UPPER, _SPECIAL = 4, 5, 6, 7, 8
 
 Pages = NDArray[np.uint32]
-
-
-def is_page_size(size: int) -> bool:
-    """True for the block sizes that PostgreSQL can be built with."""
-    return 1024 <= size <= 32768 and size & (size - 1) == 0
 
 
 def scan_pages(
