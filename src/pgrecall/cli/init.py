@@ -9,10 +9,11 @@ import click
 
 from pgrecall.cli.invocation import DEGRADED, Invocation
 from pgrecall.cli.options import option, verb
-from pgrecall.cli.output import Line, Span
+from pgrecall.cli.output import Line, Span, error_data
 from pgrecall.config import ConfigPlace, config_place
-from pgrecall.errors import UsageError
+from pgrecall.errors import PgrecallError, UsageError
 from pgrecall.postgres.requirements import Level, roles_sql, settings_sql
+from pgrecall.services.findings import sentence
 from pgrecall.services.init.run import InitPlan, InitRequest, InitResult, execute_init, plan_init, review_only
 from pgrecall.services.init.server import ServerReview
 
@@ -69,8 +70,10 @@ def command(
         run.emit("init-plan", 1, data=_plan_data(plan, review, problem), text=lines)
         return 0
     result = execute_init(plan, environ=run.environ, clock=run.clock)
-    run.emit("init", 1, data=result, text=lambda: render(result, place))
-    return DEGRADED if result.server_problem or _dangers(result.review) else 0
+    run.emit("init", 1, data=_data(result), text=lambda: render(result, place))
+    if result.problem is not None:
+        return result.problem.exit_status
+    return DEGRADED if _dangers(result.review) else 0
 
 
 def _one(clusters: tuple[str, ...]) -> str | None:
@@ -88,12 +91,12 @@ def render(result: InitResult, place: ConfigPlace) -> Iterator[Line]:
     if result.identity_file is not None:
         yield from render_secrets(result)
     yield ""
-    if result.review is None:
-        yield (Span("The server could not be asked: ", "yellow"), f"{result.server_problem}")
-        yield "Start it and run init again; archive_command will be:"
-        yield f"  {result.archive_command}"
-    else:
+    if result.review is not None:
         yield from render_server(result.review)
+    if result.problem is not None:
+        yield (Span("Not finished: ", "red"), result.problem.message, f"  [{result.problem.code}]")
+        yield f"  → {result.problem.hint or 'cure it'}; then run init again, it goes on where it stopped"
+        return
     yield ""
     yield (Span("Next           ", "dim"), *_next(result, place))
 
@@ -123,12 +126,12 @@ def render_server(review: ServerReview) -> Iterator[Line]:
     for finding in review.findings:
         style = "red" if finding.level is Level.DANGER else "yellow"
         cure = finding.cure or " ".join(finding.cure_sql)
-        yield (Span(f"{finding.level}  ", style), f"{finding.what}: {finding.why}", f"  → {cure}" if cure else "")
+        yield (Span(f"{finding.level}  ", style), sentence(finding), f"  → {cure}" if cure else "")
 
 
-def render_sql(review: ServerReview | None, problem: str | None) -> Iterator[Line]:
+def render_sql(review: ServerReview | None, problem: PgrecallError | None) -> Iterator[Line]:
     if review is None:
-        yield f"-- The server could not be asked: {problem}"
+        yield from (f"-- {line}" for line in _unasked(problem))
     else:
         yield f"-- Settings of PostgreSQL {review.version} for archiving with pgrecall"
         yield from settings_sql(review.changes) or ["-- are right already"]
@@ -139,7 +142,7 @@ def render_sql(review: ServerReview | None, problem: str | None) -> Iterator[Lin
     yield from roles_sql(ROLE)
 
 
-def render_plan(plan: InitPlan, review: ServerReview | None, problem: str | None) -> Iterator[Line]:
+def render_plan(plan: InitPlan, review: ServerReview | None, problem: PgrecallError | None) -> Iterator[Line]:
     yield f"Cluster        {plan.cluster}, {plan.local.pgdata}, of user {plan.local.owner.name}"
     yield f"Repository     {plan.url}, {'to be created' if plan.new_repository else 'there already'}"
     state = (
@@ -152,11 +155,16 @@ def render_plan(plan: InitPlan, review: ServerReview | None, problem: str | None
     yield f"Configuration  {plan.request.config}, {state}"
     yield f"Key            {plan.key_file}, {'there already' if plan.host_key else 'to be written'}"
     yield ""
-    yield from render_server(review) if review else [f"The server could not be asked: {problem}"]
+    yield from render_server(review) if review else _unasked(problem)
     yield "Nothing was written."
 
 
-def _plan_data(plan: InitPlan, review: ServerReview | None, problem: str | None) -> dict[str, object]:
+def _unasked(problem: PgrecallError | None) -> list[str]:
+    assert problem is not None, "no review and no reason"
+    return [f"The server could not be asked: {problem.message}", f"  → {problem.hint}"]
+
+
+def _plan_data(plan: InitPlan, review: ServerReview | None, problem: PgrecallError | None) -> dict[str, object]:
     """Schema pgrecall.init-plan/1 (docs/json.md)."""
     return {
         "cluster": plan.cluster,
@@ -169,7 +177,29 @@ def _plan_data(plan: InitPlan, review: ServerReview | None, problem: str | None)
         "settings_sql": settings_sql(review.changes) if review else (),
         "roles_sql": roles_sql(ROLE),
         "restart_needed": review.restart_needed if review else (),
-        "server_problem": problem,
+        "problem": error_data(problem),
+    }
+
+
+def _data(result: InitResult) -> dict[str, object]:
+    """Schema pgrecall.init/1 (docs/json.md)."""
+    review = result.review
+    return {
+        "cluster": result.cluster,
+        "pgdata": result.pgdata,
+        "repository": result.repository,
+        "sealed": result.sealed,
+        "config": result.config,
+        "key_file": result.key_file,
+        "identity_file": result.identity_file,
+        "passphrase": result.passphrase,
+        "created": result.created,
+        "archive_command": result.archive_command,
+        "settings_sql": settings_sql(review.changes) if review else (),
+        "applied": review.applied if review else False,
+        "restart_needed": review.restart_needed if review else (),
+        "findings": review.findings if review else (),
+        "problem": error_data(result.problem),
     }
 
 

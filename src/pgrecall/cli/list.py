@@ -53,7 +53,10 @@ def render(listings: list[ClusterListing], zone: Zone) -> Iterator[Line]:
 
 def title(listing: ClusterListing) -> str:
     version = listing.version_num
-    return f"{listing.cluster} · PostgreSQL {version // 10000}.{version % 10000}" if version else listing.cluster
+    if not version:
+        return listing.cluster
+    minor = f".{version % 10000}" if version % 10000 else ""  # init knows the major version only
+    return f"{listing.cluster} · PostgreSQL {version // 10000}{minor}"
 
 
 def row(backup: Backup, zone: Zone) -> list[Cell]:

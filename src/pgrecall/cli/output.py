@@ -86,13 +86,14 @@ class Output:
 
 
 def error_envelope(error: PgrecallError) -> dict[str, Any]:
-    return {
-        "schema": "pgrecall.error/1",
-        "code": error.code,
-        "message": error.message,
-        "hint": error.hint,
-        "facts": jsonable(error.facts),
-    }
+    return {"schema": "pgrecall.error/1", **error_data(error)}
+
+
+def error_data(error: PgrecallError | None) -> dict[str, Any]:
+    """An error as data, also inside a result; {} for None."""
+    if error is None:
+        return {}
+    return {"code": error.code, "message": error.message, "hint": error.hint, "facts": jsonable(error.facts)}
 
 
 def escape(text: str) -> str:

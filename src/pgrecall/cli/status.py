@@ -11,7 +11,7 @@ from pgrecall.cli.output import Line, Span
 from pgrecall.cli.table import Cell, table
 from pgrecall.cli.zone import Zone
 from pgrecall.domain.humanize import format_bytes
-from pgrecall.services.status import Branch, ClusterStatus, Level, Window, cluster_statuses
+from pgrecall.services.status import Branch, ClusterStatus, Level, Trouble, Window, cluster_statuses
 
 STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 EXIT_STATUS = {Level.OK: 0, Level.WARN: DEGRADED, Level.FAIL: 1}
@@ -40,8 +40,7 @@ def render(statuses: list[ClusterStatus], zone: Zone) -> Iterator[Line]:
     ]
     for status, line in zip(statuses, table(rows), strict=True):
         yield line
-        for what, cure in status.trouble:
-            yield f"      {what}" + (f"  → {cure}" if cure else "")
+        yield from (f"      {_told(trouble)}" for trouble in status.trouble)
 
 
 def summary(status: ClusterStatus, zone: Zone) -> str:
@@ -71,8 +70,7 @@ def render_wal(statuses: list[ClusterStatus], zone: Zone) -> Iterator[Line]:
     for status in statuses:
         stored = f"{status.segments:,} segments, {format_bytes(status.wal_bytes)} stored"
         yield (Span(status.cluster, "bold"), "  ", Span(status.level, STYLES[status.level]), f"  {stored}")
-        for what, cure in status.trouble:
-            yield f"  {what}" + (f"  → {cure}" if cure else "")
+        yield from (f"  {_told(trouble)}" for trouble in status.trouble)
         for branch in status.branches:
             yield f"  timeline {branch.timeline}"
             yield from table([_interval(window, zone) for window in branch.windows])
@@ -84,6 +82,10 @@ def render_wal(statuses: list[ClusterStatus], zone: Zone) -> Iterator[Line]:
                     first if first == last else f"{first} to {last}",
                     " was never stored",
                 )
+
+
+def _told(trouble: Trouble) -> str:
+    return f"{trouble.what}  → {trouble.cure}" if trouble.cure else trouble.what
 
 
 def _interval(window: Window, zone: Zone) -> list[str]:

@@ -30,7 +30,7 @@ from pgrecall.repository.cluster import ClusterStore
 from pgrecall.repository.layout import identity_name
 from pgrecall.services.check_archiving import check_archiving
 from pgrecall.services.context import connect_cluster, data_directory, open_cluster
-from pgrecall.services.findings import Finding
+from pgrecall.services.findings import Finding, sentence
 from pgrecall.services.impersonate import as_user
 from pgrecall.services.init.local import program_words
 from pgrecall.services.init.server import archive_command
@@ -198,7 +198,7 @@ class _Check:
         for finding in review_settings(
             facts, mode=Mode.ARCHIVE, archive_command=ours, problem=self._program_problem(facts)
         ):
-            self.add(finding.level, Topic.SERVER, f"{finding.what}: {finding.why}", _cure(finding))
+            self.add(finding.level, Topic.SERVER, sentence(finding), _cure(finding))
 
     def _program_problem(self, facts: ServerFacts) -> str | None:
         program = command_program(facts.setting("archive_command") or "")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from pgrecall.postgres.requirements import Finding as ServerFinding
 from pgrecall.postgres.requirements import Level
 
 
@@ -14,3 +15,9 @@ class Finding:
     what: str
     cure: str | None = None
     cluster: str | None = None
+
+
+def sentence(finding: ServerFinding) -> str:
+    """`archive_mode is off: …`, `rights: role 'x' lacks …`"""
+    joint = " " if finding.why.startswith(("is ", "are ", "was ", "throws ", "cannot ")) else ": "
+    return f"{finding.what}{joint}{finding.why}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
@@ -47,13 +47,22 @@ class Branch:
     problems: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Trouble:
+    """cure: what to do next, None where nothing is to be done."""
+
+    level: Level
+    what: str
+    cure: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClusterStatus:
-    """`trouble`: reasons for the level, worst first, each with what to do next (or None)."""
+    """`trouble`: the reasons for the level, worst first."""
 
     cluster: str
     level: Level
-    trouble: tuple[tuple[str, str | None], ...] = ()
+    trouble: tuple[Trouble, ...] = ()
     newest_backup: Backup | None = None
     backups: int = 0
     branches: tuple[Branch, ...] = ()
@@ -67,23 +76,6 @@ class ClusterStatus:
     def current(self) -> Branch | None:
         """The newest timeline's."""
         return self.branches[-1] if self.branches else None
-
-
-@dataclass
-class _Findings:
-    level: Level = Level.OK
-    trouble: list[tuple[Level, str, str | None]] = field(default_factory=list)
-
-    def add(self, level: Level, what: str, cure: str | None = None) -> None:
-        self.trouble.append((level, what, cure))
-
-    @property
-    def worst(self) -> Level:
-        return max((each[0] for each in self.trouble), key=list(Level).index, default=Level.OK)
-
-    def sorted(self) -> tuple[tuple[str, str | None], ...]:
-        order = sorted(self.trouble, key=lambda each: -list(Level).index(each[0]))
-        return tuple((what, cure) for _, what, cure in order)
 
 
 def cluster_statuses(
@@ -100,7 +92,9 @@ def _status_or_failure(
         store = open_cluster(settings, cluster, identity=identity, environ=environ)
         return cluster_status(store, _ask_archiver(cluster, environ))
     except PgrecallError as error:
-        return ClusterStatus(cluster=cluster.name, level=Level.FAIL, trouble=((error.message, error.hint),))
+        return ClusterStatus(
+            cluster=cluster.name, level=Level.FAIL, trouble=(Trouble(Level.FAIL, error.message, error.hint),)
+        )
 
 
 def cluster_status(store: ClusterStore, archiver: ArchiverState | None) -> ClusterStatus:
@@ -112,14 +106,16 @@ def cluster_status(store: ClusterStore, archiver: ArchiverState | None) -> Clust
         for inventory in inventories
         for each in inventory.windows([_point(backup) for backup in usable if not backup.self_contained])
     )
-    findings = _judge(store.name, backups, usable, branches, archiver)
+    trouble = _judge(store.name, backups, usable, branches, archiver)
     forks = [f"timeline {fork.timeline}, server {fork.token}" for each in inventories for fork in each.forks()]
     if forks:
-        findings.add(Level.WARN, f"two servers archive as '{store.name}': {', '.join(forks)}", "pgrecall status --wal")
+        what = f"two servers archive as '{store.name}': {', '.join(forks)}"
+        trouble.append(Trouble(Level.WARN, what, f"pgrecall status --wal -c {store.name}"))
+    trouble.sort(key=lambda each: -list(Level).index(each.level))
     return ClusterStatus(
         cluster=store.name,
-        level=findings.worst,
-        trouble=findings.sorted(),
+        level=trouble[0].level if trouble else Level.OK,
+        trouble=tuple(trouble),
         newest_backup=usable[0] if usable else None,
         backups=len(usable),
         branches=branches,
@@ -136,23 +132,23 @@ def _judge(
     usable: Sequence[Backup],
     branches: Sequence[Branch],
     archiver: ArchiverState | None,
-) -> _Findings:
-    found = _Findings()
+) -> list[Trouble]:
+    found = []
     if not usable:
-        found.add(Level.FAIL, "no backup that could be restored", f"pgrecall backup -c {name}")
+        found.append(Trouble(Level.FAIL, "no backup that could be restored", f"pgrecall backup -c {name}"))
     elif not any(branch.windows for branch in branches):
         own = all(each.self_contained for each in usable)
         what = "only the backups' own moments: WAL is not archived" if own else "the backups' WAL is not in the archive"
-        found.add(Level.WARN if own else Level.FAIL, what, f"pgrecall check -c {name}")
+        found.append(Trouble(Level.WARN if own else Level.FAIL, what, f"pgrecall check -c {name}"))
     if archiver is not None and archiver.failing:
         waiting = f", {archiver.waiting} segments wait" if archiver.waiting else ""
-        found.add(Level.FAIL, f"archiving fails at {archiver.last_failed}{waiting}", f"pgrecall check -c {name}")
+        what = f"archiving fails at {archiver.last_failed}{waiting}"
+        found.append(Trouble(Level.FAIL, what, f"pgrecall check -c {name}"))
     for backup in backups[:1]:
         if backup.state in (State.DAMAGED, State.STORED):
-            found.add(
-                Level.WARN, f"newest backup is {backup.state}: {backup.reason}", f"pgrecall show {name}/{backup.label}"
-            )
-    found.trouble += [(Level.WARN, problem, None) for branch in branches[-1:] for problem in branch.problems]
+            what = f"newest backup is {backup.state}: {backup.reason}"
+            found.append(Trouble(Level.WARN, what, f"pgrecall show {name}/{backup.label}"))
+    found += [Trouble(Level.WARN, problem) for branch in branches[-1:] for problem in branch.problems]
     return found
 
 

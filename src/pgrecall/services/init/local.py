@@ -48,11 +48,15 @@ def local_cluster(pgdata: Path, clock: Clock) -> LocalCluster:
     return LocalCluster(pgdata=pgdata, owner=owner, system_identifier=identifier, version_num=int(major) * 10000)
 
 
-def find_data_directory(environ: Mapping[str, str]) -> Path:
-    """PGDATA, else the one server that runs here; an error names all there are."""
+def find_data_directory(environ: Mapping[str, str], known: Mapping[str, Path | None]) -> Path:
+    """PGDATA, else the one server that runs here and is not `known` (configured), else the one that is.
+
+    An error names all there are.
+    """
     if environ.get("PGDATA"):
         return Path(environ["PGDATA"]).absolute()
-    found = running_servers()
+    configured = [path.resolve() for path in known.values() if path is not None]
+    found = [path for path in running_servers() if path not in configured] or configured
     if len(found) == 1:
         return found[0]
     if found:

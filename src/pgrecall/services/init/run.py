@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from pgrecall.clock import Clock
 from pgrecall.config import Settings, default_state_dir, load_settings
 from pgrecall.config_secret import read_secret_file
-from pgrecall.errors import ConfigInvalid, PostgresError, Refused, UsageError
+from pgrecall.errors import ConfigInvalid, PgrecallError, PostgresError, Refused, UsageError
 from pgrecall.postgres.requirements import program_problem
 from pgrecall.postgres.users import OsUser, is_root
 from pgrecall.repository.hostkey import HostKey, read_host_key, write_host_key
@@ -26,6 +26,7 @@ from pgrecall.services.init.server import ServerReview, archive_command, review_
 from pgrecall.services.init.stores import Joined, join, repository_exists
 
 PROOF_SECONDS = 60
+DEGRADED = 3  # exit status of a check that has only warnings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ class InitPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class InitResult:
-    """What was done. passphrase and identity_file are told once, when the repository was made."""
+    """What was done, also when it ended early: passphrase and identity_file are told once, whatever else failed."""
 
     cluster: str
     pgdata: Path
@@ -82,8 +83,8 @@ class InitResult:
     """Of: repository, cluster, key, configuration."""
     archive_command: str
     review: ServerReview | None
-    server_problem: str | None
-    """Why the server could not be asked."""
+    problem: PgrecallError | None
+    """What failed after the repository was there: the server's user cannot archive, the server could not be set."""
     identity_file: Path | None = None
     passphrase: str | None = None
 
@@ -92,7 +93,7 @@ def plan_init(request: InitRequest, *, environ: Mapping[str, str], clock: Clock)
     """Reads only. An error here means that nothing was touched."""
     settings = load_settings(request.config, environ=environ) if request.config.exists() else None
     known = {name: each.pgdata for name, each in settings.clusters.items()} if settings else {}
-    pgdata = request.pgdata or known.get(request.cluster or "") or find_data_directory(environ)
+    pgdata = request.pgdata or known.get(request.cluster or "") or find_data_directory(environ, known)
     local = local_cluster(pgdata.resolve(), clock)
     name = cluster_name(request.cluster, local.pgdata, known)
     _refuse_other_directory(known.get(name), local.pgdata, name, request.config)
@@ -131,8 +132,12 @@ def execute_init(plan: InitPlan, *, environ: Mapping[str, str], clock: Clock) ->
     _write_key(plan, joined)
     if plan.config_text is not None:
         write_whole(plan.request.config, plan.config_text, mode=0o644)
-    _prove_server_user_can_archive(plan, environ)
-    review, problem = _review_server(plan, environ, clock)
+    review, problem = None, None
+    try:
+        _prove_server_user_can_archive(plan, environ)
+        review = _review_server(plan, environ, clock)
+    except PgrecallError as error:
+        problem = error
     return InitResult(
         cluster=plan.cluster,
         pgdata=plan.local.pgdata,
@@ -143,15 +148,20 @@ def execute_init(plan: InitPlan, *, environ: Mapping[str, str], clock: Clock) ->
         created=_created(plan, joined),
         archive_command=plan.archive_command,
         review=review,
-        server_problem=problem,
+        problem=problem,
         identity_file=told_once,
         passphrase=joined.passphrase,
     )
 
 
-def review_only(plan: InitPlan, *, environ: Mapping[str, str], clock: Clock) -> tuple[ServerReview | None, str | None]:
-    """For --dry-run and --print: what the server lacks; nothing is written."""
-    return _review_server(replace(plan, request=replace(plan.request, apply=False)), environ, clock)
+def review_only(
+    plan: InitPlan, *, environ: Mapping[str, str], clock: Clock
+) -> tuple[ServerReview | None, PgrecallError | None]:
+    """For --dry-run and --print: what the server lacks, or why it cannot be asked; nothing is written."""
+    try:
+        return _review_server(replace(plan, request=replace(plan.request, apply=False)), environ, clock), None
+    except PostgresError as error:
+        return None, error
 
 
 # Planning ------------------------------------------------------------------------------------------------------------
@@ -279,7 +289,7 @@ def _prove_server_user_can_archive(plan: InitPlan, environ: Mapping[str, str]) -
     done = subprocess.run(
         argv, env=clean, cwd="/", capture_output=True, text=True, check=False, timeout=PROOF_SECONDS, **user
     )
-    if done.returncode != 0:
+    if done.returncode not in (0, DEGRADED):
         raise ConfigInvalid(
             f"{plan.local.owner.name}, as whom PostgreSQL archives, cannot run {' '.join(argv[:-1])}: {_said(done)}",
             hint="cure it, then run init again: it goes on where it stopped",
@@ -295,21 +305,15 @@ def _said(done: subprocess.CompletedProcess[str]) -> str:
         return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
 
 
-def _review_server(plan: InitPlan, environ: Mapping[str, str], clock: Clock) -> tuple[ServerReview | None, str | None]:
-    """As the server's user: peer authentication lets that one in. Without --apply a server that is down is no error."""
+def _review_server(plan: InitPlan, environ: Mapping[str, str], clock: Clock) -> ServerReview:
+    """As the server's user: peer authentication lets that one in."""
     local, request = plan.local, plan.request
-
-    def review() -> ServerReview:
-        return review_server(
+    return as_user(
+        local.owner,
+        lambda: review_server(
             local.pgdata, request.dsn, plan.archive_command, apply=request.apply, clock=clock, environ=environ
-        )
-
-    try:
-        return as_user(local.owner, review), None
-    except PostgresError as error:
-        if request.apply:
-            raise
-        return None, error.message
+        ),
+    )
 
 
 def _created(plan: InitPlan, joined: Joined) -> tuple[str, ...]:
