@@ -29,7 +29,8 @@ SHOWN = 10
     examples=["pgrecall backup", "pgrecall backup -c main --full --jobs 4", "pgrecall backup --dry-run"],
     writes=True,
 )
-@option("--full", is_flag=True, help="Compare with nothing; store every byte anew.")
+@option("--full", is_flag=True, help="Read and compare every byte; store what is new.")
+@option("--independent", is_flag=True, help="Use nothing that is stored already: every byte is stored anew.")
 @option("--type", "kind", type=click.Choice(list(KINDS)), help="Alias for users of other tools; diff means incr.")
 @option("--jobs", type=click.IntRange(1, 64), metavar="N", help="How many workers; default: the cluster's `parallel`.")
 def command(run: Invocation, full: bool, independent: bool, kind: str | None, jobs: int | None) -> int:
