@@ -155,6 +155,8 @@ def spoil(rows: np.ndarray[Any, Any], column: str, value: int, index: int = 0) -
         ("raw", 0, RANGE_SIZE + 1, "exceeds"),
         ("stored", 0, 2**32 - 1, "more bytes"),
         ("pack", 0, 0, "leads nowhere"),
+        ("pack", 0, 100_000_000, "leads nowhere"),
+        ("stored", 0, 0, "leads nowhere"),
         ("run", 1, 5, "zeros names a chunk"),
     ],
 )
@@ -226,6 +228,12 @@ def test_a_list_of_too_few_nodes_is_refused() -> None:
     data[8:16] = (5 * NODE_SIZE).to_bytes(8, "little")
     with pytest.raises(ObjectDamaged, match="2 nodes for a file of"):
         NodeList.decode(bytes(data))
+
+
+def test_a_list_that_names_a_pack_that_cannot_be_is_refused() -> None:
+    packs = spoil(node_list().pack_rows, "pack", 100_000_000)
+    with pytest.raises(ObjectDamaged, match="leads nowhere"):
+        NodeList.decode(replace(node_list(), pack_rows=packs).encode())
 
 
 def test_padding_and_reserved_bytes_are_checked() -> None:

@@ -19,6 +19,9 @@ SMALL_FILE = 1024 * 1024
 MAP_CHUNK_MAX = 4 * 1024 * 1024
 """The largest map chunk, raw."""
 
+PACK_MAX = 99_999_999
+"""The highest seq: eight digits name it."""
+
 DATA, ZEROS = 1, 2
 UNKNOWN, KNOWN = 0, 1
 
@@ -118,11 +121,18 @@ def check_pointers(rows: Rows, what: str) -> None:
         return
     if rows["reserved"].any():
         raise ObjectDamaged(f"{what}: reserved bytes of a pointer are not zero")
-    if not (rows["run"].all() and rows["pack"].all() and rows["raw"].all() and rows["stored"].all()):
-        raise ObjectDamaged(f"{what}: a pointer leads nowhere")
+    check_packs(rows, what)
+    if not (rows["raw"].all() and rows["stored"].all()):
+        raise ObjectDamaged(f"{what}: a pointer leads nowhere: it is empty")
     if int(rows["raw"].max()) > MAP_CHUNK_MAX:
         raise ObjectDamaged(f"{what}: a map chunk of {int(rows['raw'].max())} bytes exceeds {MAP_CHUNK_MAX}")
     check_stored(rows, what)
+
+
+def check_packs(rows: Rows, what: str) -> None:
+    """Every row names a run, and a pack that can have a name."""
+    if len(rows) and not (rows["run"].all() and rows["pack"].all() and int(rows["pack"].max()) <= PACK_MAX):
+        raise ObjectDamaged(f"{what}: a place leads nowhere: no run has such a pack")
 
 
 def check_stored(rows: Rows, what: str) -> None:

@@ -19,6 +19,7 @@ from pgrecall.repository.columns import (
     ChunkRef,
     PackRef,
     Rows,
+    check_packs,
     check_stored,
 )
 
@@ -190,8 +191,9 @@ def check_extent_rows(rows: Rows, what: str) -> None:
     full = rows[data]
     if not len(full):
         return
-    if not (full["run"].all() and full["pack"].all() and full["stored"].all()):
-        raise ObjectDamaged(f"{what}: an extent leads nowhere")
+    check_packs(full, what)
+    if not full["stored"].all():
+        raise ObjectDamaged(f"{what}: an extent leads nowhere: its chunk is empty")
     if int(full["raw"].max()) > RANGE_SIZE:
         raise ObjectDamaged(f"{what}: a chunk of {int(full['raw'].max())} bytes exceeds {RANGE_SIZE}")
     if (full["place"].astype(np.int64) + full["length"] > full["raw"]).any():

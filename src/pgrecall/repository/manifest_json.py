@@ -5,7 +5,7 @@ from typing import Any
 
 from pgrecall.errors import ObjectDamaged
 from pgrecall.repository import canonical
-from pgrecall.repository.columns import ChunkRef
+from pgrecall.repository.columns import PACK_MAX, ChunkRef
 from pgrecall.repository.fields import U16, U32, U64, Fields, base64_text, time_text, unhex
 from pgrecall.repository.manifest import (
     BackupPoint,
@@ -246,7 +246,7 @@ def _run(fields: Fields) -> RunEntry:
         packs=fields.integer("packs", 1, U32),
         table=_pointer(fields.text("table"), fields.what),
         pack=PackKeyhole(
-            seq=pack.integer("seq", 1, U32),
+            seq=pack.integer("seq", 1, PACK_MAX),
             generation=pack.integer("generation", 0, U32),
             flags=pack.integer("flags", 0, U32),
             salt=pack.hex("salt", 32),

@@ -21,6 +21,7 @@ from pgrecall.repository.columns import (
     ColumnWriter,
     PackRef,
     Rows,
+    check_packs,
     check_pointers,
     nodes_in,
     pointer_rows,
@@ -130,8 +131,7 @@ class NodeList:
         counts = reader.column(_COUNT, nodes)
         packs = reader.columns(PACK, int(counts.sum(dtype=np.int64)))
         reader.end()
-        if not (packs["run"].all() and packs["pack"].all()):
-            raise reader.damaged("a pack without number")
+        check_packs(packs, what)
         return cls(path, size, pointers, counts, packs)
 
 
