@@ -47,6 +47,7 @@ def test_no_request_spans_packs_or_becomes_too_large() -> None:
 
 
 def test_chunks_that_overlap_as_no_writer_puts_them_are_all_inside_their_request() -> None:
+    assert gets((1, 100, 5000), (1, 200, 10)) == [(1, 100, 5000, [100, 200])]
     assert gets((1, 100, 5000), (1, 200, 10), (1, 5150, 10)) == [(1, 100, 5060, [100, 200, 5150])]
 
 
