@@ -1,10 +1,9 @@
 """What `wal push` stores, refuses, keeps apart; with the WAL of real servers."""
 
-import os
 import random
 import shutil
-import signal
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -238,30 +237,36 @@ def test_the_server_archives_by_itself_and_a_push_says_what_it_cost(new_server: 
     assert "already stored" in said.stderr
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_a_push_killed_at_any_moment_succeeds_when_it_is_tried_again(
-    new_server: NewServer, tmp_path: Path, seed: int
-) -> None:
-    server = new_server(options=SMALL, settings=KEEP)
-    archive = Archive.of(server, tmp_path / "home")
-    (name,) = fill(server)
-    command = archive.command(f"wal push pg_wal/{name}")
-    rng = random.Random(seed)
-    for _ in range(3):
+def push_through_kills(server: ScratchServer, archive: Archive, seeds: range) -> None:
+    """Each seed: its own segment and its own token, killed at a random moment; then tried again."""
+    rng = random.Random(seeds.start)
+    names = fill(server, len(seeds))
+    for seed, name in zip(seeds, names, strict=True):
+        if seed % 3 == 0:
+            shutil.rmtree(archive.home / "state-host", ignore_errors=True)
+        command = archive.command(f"wal push pg_wal/{name}")
         process = subprocess.Popen(
             ["/bin/sh", "-c", f"exec env {command}"], cwd=server.pgdata, stderr=subprocess.DEVNULL
         )
-        SystemClock().sleep(rng.uniform(0.1, 0.6))
-        os.kill(process.pid, signal.SIGKILL)
+        SystemClock().sleep(rng.uniform(0.05, 0.5))
+        process.kill()
         process.wait()
-    assert archive.run(f"wal push pg_wal/{name}", cwd=server.pgdata).returncode == 0
-    reader = archive.store.read(ObjectType.WAL, wal_name(archive.system_identifier, name))
-    assert read_raw(reader) == (server.pgdata / "pg_wal" / name).read_bytes()
+        assert archive.run(f"wal push pg_wal/{name}", cwd=server.pgdata).returncode == 0, seed
+        reader = archive.store.read(ObjectType.WAL, wal_name(archive.system_identifier, name))
+        assert read_raw(reader) == (server.pgdata / "pg_wal" / name).read_bytes(), seed
     inventory = archive.inventory()
     assert inventory.forks() == []
-    owner = inventory.owner(1)
-    assert owner is not None
-    assert inventory.facts([WalSegment.parse(name, 1 << 20)])[0].writer == owner.writer
+    facts = inventory.facts([WalSegment.parse(name, 1 << 20) for name in names])
+    assert all(after.continues(before) for before, after in pairwise(facts))
+
+
+def test_a_push_killed_at_any_moment_succeeds_when_it_is_tried_again(server: ScratchServer, archive: Archive) -> None:
+    push_through_kills(server, archive, range(10))
+
+
+@pytest.mark.slow
+def test_fifty_kills_of_a_push_leave_a_whole_archive(server: ScratchServer, archive: Archive) -> None:
+    push_through_kills(server, archive, range(100, 150))
 
 
 def test_an_upgraded_server_is_not_blocked_before_somebody_accepts_it(server: ScratchServer, archive: Archive) -> None:

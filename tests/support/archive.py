@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -9,6 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pgrecall.clock import Clock, SystemClock
+from pgrecall.domain.label import BackupKind, BackupLabel
+from pgrecall.domain.lsn import Lsn
+from pgrecall.domain.wal import is_segment_name
+from pgrecall.domain.window import BackupPoint
+from pgrecall.postgres.control import read_control
 from pgrecall.postgres.scratch import ScratchServer
 from pgrecall.repository.cluster import ClusterStore, SystemIdentity
 from pgrecall.repository.hostkey import write_host_key
@@ -116,3 +122,25 @@ def wait_archived(server: ScratchServer, name: str, *, clock: Clock | None = Non
     while not (server.pgdata / f"pg_wal/archive_status/{name}.done").exists():
         assert clock.monotonic() < deadline, f"{name} was not archived:\n{server.log()[-3000:]}"
         clock.sleep(0.05)
+
+
+def cold_copy(server: ScratchServer, target: Path) -> BackupPoint:
+    """A data directory copied while the server is down, as the base of recoveries; what the inventory must know of it."""
+    server.stop()
+    shutil.copytree(server.pgdata, target, symlinks=True, ignore=_wal_files)
+    control = read_control(target, clock=SystemClock())
+    server.start()
+    stop = Lsn(control.checkpoint + 1)
+    label = BackupLabel.at(control.checkpoint_time, BackupKind.FULL)
+    return BackupPoint(label, control.timeline, control.redo, stop, control.checkpoint_time)
+
+
+def _wal_files(path: str, names: list[str]) -> list[str]:
+    return [name for name in names if Path(path).name == "pg_wal" and is_segment_name(name)]
+
+
+def recover(pgdata: Path, restore_command: str, **settings: str) -> dict[str, str]:
+    """Make a copied directory recover; the settings to start it with."""
+    (pgdata / "recovery.signal").touch()
+    (pgdata / "postmaster.pid").unlink(missing_ok=True)
+    return {"restore_command": restore_command, "archive_mode": "off", "hot_standby": "on", **settings}
