@@ -125,7 +125,7 @@ def wait_archived(server: ScratchServer, name: str, *, clock: Clock | None = Non
 
 
 def cold_copy(server: ScratchServer, target: Path) -> BackupPoint:
-    """A data directory copied while the server is down, as the base of recoveries; what the inventory must know of it."""
+    """A data directory copied while the server is down, as the base of recoveries; what the inventory must know."""
     server.stop()
     shutil.copytree(server.pgdata, target, symlinks=True, ignore=_wal_files)
     control = read_control(target, clock=SystemClock())

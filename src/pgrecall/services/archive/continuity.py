@@ -21,8 +21,8 @@ def continues_the_archive(
     store: ClusterStore, system_identifier: int, segment: WalSegment, size: int, facts: SegmentFacts, *,
     pg_wal: Path, token8: str,
 ) -> bool:  # fmt: skip
-    """Whether the first record follows the last one stored before it, and the file before it, if pg_wal still has it, is the
-    stored one. A server that was found to fork once is on its own for the rest of the timeline.
+    """Whether the first record follows the last one stored before it, and the file before it, if pg_wal still has it,
+    is the stored one. A server that was found to fork once is on its own for the rest of the timeline.
     """
     if any(True for _ in store.list(wal_prefix(system_identifier, segment.timeline, fork=token8))):
         return False

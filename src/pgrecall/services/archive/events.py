@@ -1,4 +1,4 @@
-"""Owns what stored WAL says besides data: restore points and new tablespaces, also where a record lies in two segments."""
+"""Owns what stored WAL says besides data: restore points and new tablespaces, also records that lie in two segments."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

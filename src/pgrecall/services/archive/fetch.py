@@ -1,7 +1,7 @@
 """Owns `wal fetch`: a file is brought whole and checked, or proven absent, or the answer is withheld.
 
-PostgreSQL takes "absent" as the end of the archive and promotes (rule 7), and takes a parent's file where the child's is
-absent (rule 8). So absence is said only when the repository answered and stores nothing later on the way to the target.
+PostgreSQL takes "absent" as the end of the archive and promotes (rule 7), and takes a parent's file where the child's
+is absent (rule 8). So absence is said only when the repository answered and stores nothing later on the way to the target.
 """
 
 import contextlib
@@ -83,8 +83,8 @@ def fetch_wal(
 ) -> Fetched:
     """Bring the file to its target, or prove that it is absent. Trouble is retried with growing pauses for `patience`.
 
-    Then the last error is raised, and the caller must end with a status above 125 (for a standby: 1). open_store is called
-    for each attempt: a wrong key file may be mended meanwhile.
+    Then the last error is raised, and the caller must end with a status above 125 (for a standby: 1). open_store is
+    called for each attempt: a wrong key file may be mended meanwhile.
     """
     if not any(known(request.name) for known in _KNOWN_NAMES):
         raise WalNameInvalid(f"'{request.name}' is no name of a file that PostgreSQL recovers", name=request.name)

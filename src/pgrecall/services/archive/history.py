@@ -37,7 +37,7 @@ def store_history(store: ClusterStore, state: OwnerState, pg_wal: Path, system_i
             _keep_beside(store, state, system_identifier, timeline, text)
             raise WalConflict(
                 f"timeline {timeline} is taken: the stored {file} says {_said(there)}, this server's {_said(text)}",
-                hint="Two servers were recovered to one timeline number. Restore one again: it will find the next number.",
+                hint="Two servers were recovered to one timeline number. Restore one again: it finds the next.",
                 timeline=timeline,
             ) from None
     state.remember("history", timeline, digest)

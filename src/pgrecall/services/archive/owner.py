@@ -1,7 +1,7 @@
 """Owns the right to write a timeline: this data directory's token, the claim in the repository, and marks of both.
 
-Rule 11 of the format's rules: whoever claims a timeline first owns it. The token lies in the state directory under a name
-made of the system identifier and the data directory's device and inode, so that a copied cluster has another one.
+Rule 11 of the format's rules: whoever claims a timeline first owns it. The token lies in the state directory under a
+name made of the system identifier and the data directory's device and inode, so that a copied cluster has another one.
 """
 
 import contextlib

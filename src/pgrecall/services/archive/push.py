@@ -1,7 +1,7 @@
 """Owns `wal push`: one file of pg_wal becomes durable in the repository, or the reason is told.
 
-Rules 11 of the format and 22 of PostgreSQL: the same bytes again are a success; other bytes under a name that is taken are
-kept beside it, under the sender's token, and end in an error if the sender owns the timeline, else in the alert "fork".
+Rules 11 of the format and 22 of PostgreSQL: the same bytes again are a success; other bytes under a name that is taken
+are kept beside it, under the sender's token, and end in an error if the sender owns the timeline, else in the alert "fork".
 """
 
 from collections.abc import Callable, Mapping
@@ -62,8 +62,8 @@ def push_wal(
     path is %p, pgdata the data directory it belongs to, state_dir this host's for the cluster.
 
     Raise WalForked when the file is durable, but under our own token: another server writes this timeline. WalConflict
-    when we own the timeline and the name holds other bytes (ours are kept as evidence). WrongCluster, WalInvalid for a file
-    that is not this cluster's, or not the one that its name says.
+    when we own the timeline and the name holds other bytes (ours are kept as evidence). WrongCluster, WalInvalid for a
+    file that is not this cluster's, or not the one that its name says.
     """
     require_presence(store)
     push = _Push(store, path, pgdata, state_dir, clock)
@@ -177,8 +177,8 @@ class _Push:
         self._keep_beside(facts, segment)
         raise WalForked(
             f"two servers archive as '{self.store.name}': timeline {segment.timeline} belongs to "
-            f"{self._owner(segment.timeline)}, and this server's {self.path.name} does not continue it. It is kept apart, "
-            f"under {segment.timeline:08X}~{self.state.token8}",
+            f"{self._owner(segment.timeline)}, and this server's {self.path.name} does not continue it. "
+            f"It is kept apart, under {segment.timeline:08X}~{self.state.token8}",
             hint="Stop one of them, or its archiving; what only this one wrote is no part of the recovery window.",
             segment=self.path.name,
             token=self.state.token8,
@@ -187,8 +187,8 @@ class _Push:
     def _conflict(self, facts: SegmentFacts, segment: WalSegment) -> WalConflict:
         self._keep_beside(facts, segment)
         return WalConflict(
-            f"{self.path.name} is stored with other bytes than this server sends, which owns timeline {segment.timeline}: "
-            f"two servers archive as '{self.store.name}', or WAL was written twice. Kept both",
+            f"{self.path.name} is stored with other bytes than this server sends, which owns timeline "
+            f"{segment.timeline}: two servers archive as '{self.store.name}', or WAL was written twice. Kept both",
             hint="Stop the other server; then take a new backup, since the stored WAL is not this server's.",
             segment=self.path.name,
             kept=wal_name(self.system_identifier, self.path.name, fork=self.state.token8),

@@ -1,6 +1,6 @@
-"""Owns the answer to "can this target be reached from this backup?": the WAL that it takes, or why not and what could be.
+"""Owns the answer to "can this target be reached from this backup?": the WAL that it takes, or why not.
 
-Rules 15 to 17 of PostgreSQL: recovery needs unbroken WAL from the backup's start, and fails if it does not meet its target.
+Rules 15 to 17 of PostgreSQL: recovery needs unbroken WAL from the backup's start, and fails without its target.
 """
 
 from collections.abc import Sequence
@@ -76,7 +76,8 @@ def resolve_timeline(inventory: WalInventory, choice: TimelineChoice, backup: Ba
     history = inventory.history_or_root(number)
     if not (history.contains(backup.timeline, backup.start) and history.contains(backup.timeline, backup.stop)):
         raise TargetUnreachable(
-            f"backup {backup.label} (timeline {backup.timeline}, up to {backup.stop}) is not on the way to timeline {number}",
+            f"backup {backup.label} (timeline {backup.timeline}, up to {backup.stop}) is not on the way "
+            f"to timeline {number}",
             hint=f"--timeline {backup.timeline}, or a backup from before {history.switch_point(backup.timeline)}"
             if history.switch_point(backup.timeline) is not None
             else f"--timeline {backup.timeline}",
@@ -167,7 +168,7 @@ class _Way:
                 return False
 
     def _is_past(self, commit: datetime | None, moment: datetime) -> bool:
-        """recoveryStopsBefore: an inclusive target stops at the first later commit, an exclusive one at an equal one, too."""
+        """recoveryStopsBefore: an inclusive target stops at the first later commit, an exclusive one at an equal one."""
         return commit is not None and (commit > moment if self.request.inclusive else commit >= moment)
 
     def _stretch(self) -> Stretch:

@@ -1,6 +1,6 @@
 """Owns `pgrecall-recovery.json` in a restored data directory: what `wal fetch` must know of the recovery's path.
 
-Restore writes it beside the recovery settings. Without it the parent's segment would stand in for a missing child's (rule 8).
+Restore writes it beside the recovery settings. Without it a parent's segment could replace a missing child's (rule 8).
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Owns the object of one WAL segment (format.md §9): building it with two threads, reading all of it or its beginning."""
+"""Owns the object of one WAL segment (format.md §9): building it with two threads, reading it or its beginning."""
 
 import base64
 import binascii
