@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+from pgrecall.domain.humanize import format_time
 from pgrecall.domain.label import BackupLabel
 from pgrecall.domain.target import AtLsn, AtTime, RecoveryRequest, RecoveryTarget
 from pgrecall.domain.window import BackupPoint
@@ -84,10 +85,23 @@ def _first_that_reaches(
             why = f"no complete backup reaches the target; this one is {record.state} only"
         others = tuple(each.label for each in early[index + 1 : index + 2])
         return Choice(record.commit, record.state, wal, (why, *passed), others)
-    closest = early[0] if early else min(candidates, key=lambda each: each.sequence)
-    assert closest.commit is not None
-    wal = explain(closest.commit)
-    return Choice(closest.commit, closest.state, wal, ("what stood against it is gone", *passed), ())
+    if not early:
+        raise _before_all(candidates, request.target)
+    commit = early[0].commit
+    assert commit is not None
+    return Choice(commit, early[0].state, explain(commit), ("what stood against it is gone", *passed), ())
+
+
+def _before_all(candidates: Sequence[BackupRecord], target: RecoveryTarget) -> TargetUnreachable:
+    commits = [each.commit for each in candidates if each.commit is not None]
+    first = min(commits, key=lambda commit: commit.stop_lsn if isinstance(target, AtLsn) else commit.sequence)
+    since = str(first.stop_lsn) if isinstance(target, AtLsn) else format_time(first.stopped)
+    return TargetUnreachable(
+        f"{target} cannot be reached: the earliest backup, {first.label}, is consistent only from {since} on",
+        hint=f"a later moment; the earliest of all is --from {first.label} --at immediate",
+        earliest=since,
+        backup=str(first.label),
+    )
 
 
 def _best_first(records: Sequence[BackupRecord]) -> list[BackupRecord]:
