@@ -96,7 +96,8 @@ def test_a_clone_archives_nothing_and_a_successor_does() -> None:
 def test_commands_survive_the_shell_and_the_percent_signs_of_postgresql() -> None:
     program = ["/opt/it's 100%/python", "-m", "pgrecall", "--config", "/etc/pg recall.toml"]
     assert restore_command(program, ["-c", "main"]) == (
-        """'/opt/it'"'"'s 100%%/python' -m pgrecall --config '/etc/pg recall.toml' wal fetch -c main "%f" "%p\""""
+        """'/opt/it'"'"'s 100%%/python' -m pgrecall --config '/etc/pg recall.toml' wal fetch --absent-status 101 """
+        """-c main "%f" "%p"; case $? in 0) exit 0;; 101) exit 1;; *) exit 126;; esac"""
     )
     assert archive_command(["/usr/bin/pgrecall"]) == '/usr/bin/pgrecall wal push "%p"'
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -13,13 +14,14 @@ from pgrecall.domain.lsn import Lsn
 from pgrecall.domain.timeline import History, HistoryEntry
 from pgrecall.domain.wal import WalSegment
 from pgrecall.errors import PgrecallError, StorageError, WalGap, WalNameInvalid, WalWithheld
+from pgrecall.postgres.recovery_settings import restore_command
 from pgrecall.postgres.scratch import InitOptions, ScratchServer
 from pgrecall.repository.cluster import ClusterStore
 from pgrecall.services.archive.fetch import Fetched, FetchRequest, fetch_wal
 from pgrecall.services.archive.recovery_file import RECOVERY_FILE, RecoveryPath
 from pgrecall.storage.posix import PosixStorage
 from tests.conftest import NewServer, OpenServer
-from tests.support.archive import Archive, archiving, cold_copy, fill, recover, wait_archived
+from tests.support.archive import SOURCE, Archive, archiving, cold_copy, fill, recover, wait_archived
 from tests.support.faulty import FaultyStorage
 
 SIZE = 1 << 20
@@ -233,7 +235,14 @@ def spoil_key(archive: Archive, names: list[str]) -> None:
     (archive.home / "keys/main.key").unlink()
 
 
-SPOILS = [spoil_hole, spoil_flip, spoil_cut, spoil_denied, spoil_unmounted, spoil_key]
+def spoil_installation(archive: Archive, names: list[str]) -> None:
+    """The program's packages are gone: Python ends with 1, which PostgreSQL alone would take for the archive's end."""
+    shutil.rmtree(archive.home / "packages")
+
+
+SPOILS = [
+    spoil_hole, spoil_flip, spoil_cut, spoil_denied, spoil_unmounted, spoil_key, spoil_installation,
+]  # fmt: skip
 
 
 def test_a_server_whose_fetch_fails_ends_and_never_promotes(
@@ -242,6 +251,9 @@ def test_a_server_whose_fetch_fails_ends_and_never_promotes(
     server = new_server(options=SMALL, start=False)
     archive = Archive.of(server, tmp_path / "home")
     archive.write_config(patience="1s")
+    (archive.home / "packages").mkdir()
+    shutil.copytree(SOURCE / "pgrecall", archive.home / "packages/pgrecall")
+    program = ["env", f"PYTHONPATH={archive.home}/packages", f"PGRECALL_CONFIG={archive.config}", sys.executable]
     server.settings.update(archiving(archive.command("wal push %p")))
     server.start()
     cold_copy(server, tmp_path / "base")
@@ -257,7 +269,7 @@ def test_a_server_whose_fetch_fails_ends_and_never_promotes(
             spoil(archive, names)
         pgdata = tmp_path / (spoil.__name__ if spoil else "fine")
         shutil.copytree(tmp_path / "base", pgdata, symlinks=True)
-        settings = recover(pgdata, archive.command("wal fetch %f %p"))
+        settings = recover(pgdata, restore_command([*program, "-m", "pgrecall"]))
         restored = open_server(pgdata, settings=settings, isolated=False)
         restored.start(wait=False)
         if spoil is None:

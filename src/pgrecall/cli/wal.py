@@ -85,7 +85,11 @@ def _push(run: Invocation, path: Path) -> PushResult:
 @option(
     "--standby", is_flag=True, help="A standby asks: say 1 instead of 126 when the answer is not known; it asks again."
 )
-def fetch(run: Invocation, name: str, path: Path, standby: bool) -> int:
+@option(
+    "--absent-status", type=click.IntRange(1, 125), default=ABSENT, metavar="N",
+    help="Exit status for a file that is not in the archive; restore writes one that no broken program gives.",
+)  # fmt: skip
+def fetch(run: Invocation, name: str, path: Path, standby: bool, absent_status: int) -> int:
     """Bring the file NAME of the archive to PATH; for restore_command, with %f and %p.
 
     Exit status 0: fetched whole and checked. 1: proven not to be in the archive. Everything else is tried again for
@@ -104,7 +108,7 @@ def fetch(run: Invocation, name: str, path: Path, standby: bool) -> int:
     )
     if run.globals.verbose:
         run.out.note(f"{name}: {answer}")
-    return ABSENT if answer is Fetched.ABSENT else 0
+    return absent_status if answer is Fetched.ABSENT else 0
 
 
 def data_directory_of(path: Path) -> Path:

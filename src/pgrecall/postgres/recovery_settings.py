@@ -22,6 +22,7 @@ from pgrecall.domain.target import (
 )
 from pgrecall.postgres.conffile import AUTO_CONF, ConfFile, ConfTree, parse_bool, parse_int, quote
 
+ABSENT_STATUS = 101
 RECOVERY_SIGNAL = "recovery.signal"
 STANDBY_SIGNAL = "standby.signal"
 TARGET_SETTINGS = (
@@ -216,8 +217,13 @@ def shell_command(program: Sequence[str], *placeholders: str) -> str:
 
 
 def restore_command(program: Sequence[str], arguments: Iterable[str] = ()) -> str:
-    """`program … wal fetch %f %p`; `program` is an absolute path and what must follow it to be pgrecall."""
-    return shell_command([*program, "wal", "fetch", *arguments], "%f", "%p")
+    """`program … wal fetch %f %p`; `program` is an absolute path and what must follow it to be pgrecall.
+
+    A program that is gone or broken ends with 1, as Python does, and PostgreSQL takes that for the end of the archive.
+    So "absent" has a status that nothing else gives, and the shell turns it into 1 and all others into 126.
+    """
+    call = shell_command([*program, "wal", "fetch", "--absent-status", str(ABSENT_STATUS), *arguments], "%f", "%p")
+    return f"{call}; case $? in 0) exit 0;; {ABSENT_STATUS}) exit 1;; *) exit 126;; esac"
 
 
 def archive_command(program: Sequence[str], arguments: Iterable[str] = ()) -> str:

@@ -1,7 +1,7 @@
 """Owns `wal fetch`: a file is brought whole and checked, or proven absent, or the answer is withheld.
 
-PostgreSQL takes "absent" as the end of the archive and promotes (rule 7), and takes a parent's file where the child's
-is absent (rule 8). So absence is said only when the repository answered and stores nothing later on the way to the target.
+PostgreSQL takes "absent" as the end of the archive and promotes (rule 7), and takes a parent's file where the
+child's is absent (rule 8). So absence is said only when the repository answered and stores nothing later on the way.
 """
 
 import contextlib

@@ -168,7 +168,7 @@ class _Way:
                 return False
 
     def _is_past(self, commit: datetime | None, moment: datetime) -> bool:
-        """recoveryStopsBefore: an inclusive target stops at the first later commit, an exclusive one at an equal one."""
+        """recoveryStopsBefore: an inclusive target stops at the first later commit, an exclusive at an equal one."""
         return commit is not None and (commit > moment if self.request.inclusive else commit >= moment)
 
     def _stretch(self) -> Stretch:
