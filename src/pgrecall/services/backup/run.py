@@ -13,7 +13,7 @@ from pgrecall.errors import PgrecallError
 from pgrecall.observe.reporter import Reporter
 from pgrecall.postgres.backup_session import BackupSession, StartPoint, StopResult, WalHold, hold_wal
 from pgrecall.postgres.datadir import list_data_directory
-from pgrecall.postgres.listing import Listing
+from pgrecall.postgres.listing import DirectoryItem, Listing
 from pgrecall.postgres.server import prove_checkpoint
 from pgrecall.repository.catalog import Catalog
 from pgrecall.repository.cluster import ClusterStore
@@ -175,7 +175,7 @@ class _Run:
         )
         self.reporter.stage("copy files", self.listing.total_bytes)
         copied = copy_directories(
-            self.listing.directories,
+            _own_directories(self.listing),
             shared,
             self.store,
             self.label,
@@ -303,3 +303,13 @@ class _Run:
             warnings=tuple(self.warnings.texts),
             wal=(manifest.start.wal, manifest.stop.wal),
         )
+
+
+def _own_directories(listing: Listing) -> list[DirectoryItem]:
+    """What lies behind a link that is kept as a link (pg_wal) is made anew by a restore, not stored."""
+    links = tuple(link.path for link in listing.links)
+    return [
+        each
+        for each in listing.directories
+        if each.path not in links and not each.path.startswith(tuple(link + b"/" for link in links))
+    ]
