@@ -15,11 +15,13 @@ import pytest
 
 from pgrecall.cli import main, verbs
 from pgrecall.cli.invocation import Invocation
-from pgrecall.cli.options import option, verb
-from pgrecall.clock import ManualClock
+from pgrecall.cli.options import Verb, option, verb
+from pgrecall.clock import ManualClock, SystemClock
 from pgrecall.errors import ObjectDamaged, TargetUnreachable
+from pgrecall.repository.repository import Repository
+from pgrecall.storage.posix import PosixStorage
 
-Behaviour = Callable[[Invocation], int | None]
+Behaviour = Callable[[Invocation], object]
 
 
 class Terminal(io.StringIO):
@@ -39,9 +41,10 @@ class Program:
         @option("--count", type=int, default=1, help="How many.")
         def command(run: Invocation, count: int) -> int | None:
             """Do what a test says."""
-            return self.behaviour(run)
+            status = self.behaviour(run)
+            return status if isinstance(status, int) else None
 
-        def get_command(table: click.Group, ctx: click.Context, name: str) -> click.Command | None:
+        def get_command(table: verbs.VerbTable, ctx: click.Context, name: str) -> click.Command | None:
             return command if name in ("probe", "fetch") else command if name == "wal" else original(table, ctx, name)
 
         original = verbs.VerbTable.get_command
@@ -113,7 +116,7 @@ def test_clusters_are_gathered_from_every_place_they_are_named_in(program: Progr
 
 
 def test_a_verb_that_writes_does_not_guess_the_cluster(program: Program) -> None:
-    program.behaviour = lambda run: run.cluster() and None
+    program.behaviour = lambda run: run.cluster()
     assert program("probe") == 2
     assert "main, erp" in program.said
 
@@ -129,7 +132,7 @@ def test_a_verb_that_writes_does_not_guess_the_cluster(program: Program) -> None
     ],
 )
 def test_what_cannot_be_understood_exits_2_in_two_lines(program: Program, argv: tuple[str, ...], text: str) -> None:
-    program.behaviour = lambda run: run.settings() and None
+    program.behaviour = lambda run: run.settings()
     assert program(*argv) == 2
     assert text in program.said
     assert len(program.said.splitlines()) == 2
@@ -152,7 +155,7 @@ def test_a_fault_of_ours_is_two_lines_and_a_traceback_only_when_asked(program: P
 
 
 def test_the_systems_refusal_names_the_file(program: Program) -> None:
-    program.behaviour = lambda run: open("/no/such/dir/file").close()  # noqa: SIM115
+    program.behaviour = lambda run: open("/no/such/dir/file").close()
     assert program("probe") == 1
     assert "/no/such/dir/file: No such file or directory" in program.said
 
@@ -224,14 +227,13 @@ def test_every_verb_explains_itself_with_examples(capsys: pytest.CaptureFixture[
         except ModuleNotFoundError as missing:
             pytest.skip(f"{missing.name} is not there yet")
         assert command is not None and command.help, name
-        assert isinstance(command, click.Group) or getattr(command, "examples", ()), f"{name} --help shows no example"
+        assert isinstance(command, click.Group | Verb), name
+        assert isinstance(command, click.Group) or command.examples, f"{name} --help shows no example"
 
 
-def run_program(*argv: str, config: Path, **options: int) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "pgrecall", "--config", str(config), *argv],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
-    )  # fmt: skip
+def start_program(*argv: str, config: Path) -> "subprocess.Popen[str]":
+    program = [sys.executable, "-m", "pgrecall", "--config", str(config), *argv]
+    return subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_help_and_version_are_results_on_stdout() -> None:
@@ -258,12 +260,13 @@ def test_a_reader_that_goes_away_is_no_error_to_talk_about() -> None:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_ends_quietly_with_its_own_status(tmp_path: Path, number: int, status: int) -> None:
-    config = tmp_path / "pgrecall.toml"
+    created = Repository.create(PosixStorage(tmp_path / "repo"), sealed=True, clock=SystemClock(), passphrase=False)
+    created.repository.add_cluster("main", created.root)
     started = tmp_path / "started"
-    config.write_text(
-        f'[repository]\nurl = "/nowhere"\nidentity_command = "touch {started}; exec sleep 30"\n[clusters.main]\n'
-    )
-    process = run_program("list", config=config)
+    config = tmp_path / "pgrecall.toml"
+    repository = f'url = "repo"\nidentity_command = "touch {started}; exec sleep 30"'
+    config.write_text(f"[repository]\n{repository}\n[clusters.main]\n")
+    process = start_program("list", config=config)
     deadline = time.monotonic() + 20
     while not started.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from pgrecall.cli.invocation import DEGRADED, Invocation
-from pgrecall.cli.options import option, verb
+from pgrecall.cli.options import FILE, option, verb
 from pgrecall.cli.output import Line, Span, error_data
 from pgrecall.config import ConfigPlace, config_place
 from pgrecall.errors import PgrecallError, UsageError
@@ -31,9 +31,7 @@ ROLE = "pgrecall"
     ],
     writes=True,
 )
-@option(
-    "--pgdata", type=click.Path(path_type=Path), metavar="DIR", help="Data directory; default: the server running here."
-)
+@option("--pgdata", type=FILE, metavar="DIR", help="Data directory; default: the server running here.")
 @option("--dsn", metavar="DSN", help="How to connect, when the socket named in postmaster.pid will not do.")
 @option("--unsealed", is_flag=True, help="Do not encrypt a new repository.")
 @option("--apply", is_flag=True, help="Run the SQL for PostgreSQL's settings (reloads, never restarts).")

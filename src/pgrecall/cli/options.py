@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 argument = click.argument
 option = click.option
 
+FILE = click.Path(readable=False, path_type=Path)  # whether it can be read is told where it is read
 VerbFunction = Callable[..., int | None]
 
 
@@ -59,9 +60,9 @@ def global_options(*, writes: bool, hidden: bool = False, taken: frozenset[str] 
     options = [
         _option("-c", "--cluster", "clusters", multiple=True, metavar="NAME", help="Which cluster (glob, repeatable)."),
         _option("--repo", "repository", metavar="NAME|URL", help="Repository: a configured name, a directory or URL."),
-        _option("--config", "config", type=click.Path(path_type=Path), metavar="FILE", help="Configuration file."),
+        _option("--config", "config", type=FILE, metavar="FILE", help="Configuration file."),
         _option(
-            "--identity-file", "identity_file", type=click.Path(path_type=Path), metavar="FILE",
+            "--identity-file", "identity_file", type=FILE, metavar="FILE",
             help="age identity or recovery passphrase that opens the repository.",
         ),
         _option("--json", "json", is_flag=True, help="Result as JSON on stdout."),

@@ -114,6 +114,8 @@ def jsonable(value: object) -> Any:
             return jsonable(str(value))
         case int() | float():
             return value
+        case _ if type(value).__module__.startswith("pgrecall.domain") and type(value).__str__ is not object.__str__:
+            return str(value)  # labels, targets: as people write them
         case datetime():
             return rfc3339(value)
         case timedelta():
@@ -126,8 +128,6 @@ def jsonable(value: object) -> Any:
             return jsonable(value._asdict())
         case list() | tuple() | set() | frozenset():
             return [jsonable(each) for each in value]
-    if hasattr(value, "__str__") and type(value).__module__.startswith("pgrecall.domain"):
-        return str(value)
     raise AssertionError(f"no JSON form for {type(value)}")
 
 

@@ -80,7 +80,10 @@ def _facts(found: BackupDetails, zone: Zone) -> Iterator[tuple[str, Cell]]:
     )
     yield "Restores", f"{format_bytes(commit.size)} in {commit.files:,} files"
     runs = len(commit.live.runs())
-    yield "Stored", f"{format_bytes(commit.stored)} new; needs {len(commit.live):,} packs of {runs} runs"
+    yield (
+        "Stored",
+        f"{format_bytes(commit.stored)} new; needs {len(commit.live):,} packs of {runs} run{'' if runs == 1 else 's'}",
+    )
     if manifest is not None:
         checksums = "on" if manifest.cluster.checksums else "off: damage in the source cannot be seen"
         yield "Checksums", checksums

@@ -60,6 +60,8 @@ def summary(status: ClusterStatus, zone: Zone) -> str:
 def _span(branch: Branch, zone: Zone) -> str:
     """`21 Oct 02:00:41 → 20 Nov 15:31:07 (7 s ago), except 3 Nov 11:02:10–3 Nov 11:40:55`"""
     first, last = branch.windows[0], branch.windows[-1]
+    if first.opens == last.closes:
+        return f"only of {zone.short(first.opens)} ({zone.ago(last.closes)}); no later commit is stored"
     gaps = [f"{zone.short(a.closes)}–{zone.short(b.opens)}" for a, b in pairwise(branch.windows)]
     told = f"{zone.short(first.opens)} → {zone.short(last.closes)} ({zone.ago(last.closes)})"
     return f"{told}, except {', '.join(gaps)}" if gaps else told

@@ -64,4 +64,6 @@ def _why(before: ArchiverState, after: ArchiverState) -> str:
         return f"archive_command failed {count} times meanwhile, last at {when} with {after.last_failed}; {waiting}"
     if after.archived_count > before.archived_count:
         return f"the archiver is busy with older segments, last {after.last_archived}; {waiting}"
-    return f"the archiver did nothing; last archived {after.last_archived or 'nothing'}; {waiting}"
+    # A command that cannot be run at all (126, 127) ends the archiver before it counts a failure (shell_archive.c).
+    last = after.last_archived or "nothing"
+    return f"the archiver reports nothing, as when archive_command cannot be started; last archived {last}; {waiting}"

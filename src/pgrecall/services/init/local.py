@@ -96,6 +96,16 @@ def program_words() -> list[str]:
     return [sys.executable, "-m", "pgrecall"]
 
 
+def server_environment(pgdata: Path) -> dict[str, str] | None:
+    """The environment of the running postmaster, which archive_command inherits; None when it cannot be seen."""
+    try:
+        pid = int((pgdata / "postmaster.pid").read_text().splitlines()[0])
+        texts = (PROC / str(pid) / "environ").read_bytes().decode(errors="surrogateescape").split("\0")
+    except (OSError, ValueError, IndexError):
+        return None
+    return dict(text.split("=", 1) for text in texts if "=" in text)
+
+
 def _working_directories() -> Iterator[Path]:
     """A postmaster works in its data directory."""
     for process in PROC.glob("[0-9]*"):

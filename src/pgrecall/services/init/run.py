@@ -21,7 +21,14 @@ from pgrecall.repository.hostkey import HostKey, read_host_key, write_host_key
 from pgrecall.repository.keyring import new_identity
 from pgrecall.services.impersonate import as_user
 from pgrecall.services.init.config_text import append, cluster_section, new_file, write_whole
-from pgrecall.services.init.local import LocalCluster, cluster_name, find_data_directory, local_cluster, program_words
+from pgrecall.services.init.local import (
+    LocalCluster,
+    cluster_name,
+    find_data_directory,
+    local_cluster,
+    program_words,
+    server_environment,
+)
 from pgrecall.services.init.server import ServerReview, archive_command, review_server
 from pgrecall.services.init.stores import Joined, join, repository_exists
 
@@ -278,14 +285,14 @@ def _write_key(plan: InitPlan, joined: Joined) -> None:
 
 
 def _prove_server_user_can_archive(plan: InitPlan, environ: Mapping[str, str]) -> None:
-    """Run the very program of archive_command, as the server's user, on this configuration and key."""
+    """Run the very program of archive_command as the server's user and in its environment, with this configuration."""
     argv = [*plan.program, "--config", str(plan.request.config), "check", "-c", plan.cluster]
     argv += ["--only", "config,key", "--json"]
     user: dict[str, Any] = {}
     if is_root():
         groups = os.getgrouplist(plan.local.owner.name, plan.local.owner.gid)
         user = {"user": plan.local.owner.uid, "group": plan.local.owner.gid, "extra_groups": groups}
-    clean = {name: value for name, value in environ.items() if not name.startswith("PGRECALL_")}
+    clean = server_environment(plan.local.pgdata) or {k: v for k, v in environ.items() if not k.startswith("PGRECALL_")}
     done = subprocess.run(
         argv, env=clean, cwd="/", capture_output=True, text=True, check=False, timeout=PROOF_SECONDS, **user
     )
