@@ -18,6 +18,8 @@ SMALL_FILE = 1024 * 1024
 """Files up to this size lie in their directory's file block."""
 MAP_CHUNK_MAX = 4 * 1024 * 1024
 """The largest map chunk, raw."""
+RUN_TABLE_MAX = 64 * 1024 * 1024
+"""The largest run table, raw: some 699,000 packs."""
 
 PACK_MAX = 99_999_999
 """The highest seq: eight digits name it."""
@@ -93,12 +95,14 @@ class ChunkRef(NamedTuple):
         return _POINTER.pack(self.run, self.pack, self.chunk, self.offset, self.stored, self.raw, 0, self.id16)
 
     @classmethod
-    def from_bytes(cls, data: Buffer, what: str) -> Self:
-        """Raise ObjectDamaged for anything that cannot be a pointer; `what` names the place for people."""
+    def from_bytes(cls, data: Buffer, what: str, *, largest: int = MAP_CHUNK_MAX) -> Self:
+        """Raise ObjectDamaged for anything that cannot be a pointer to a chunk of at most `largest` bytes, raw; `what`
+        names the place for people.
+        """
         rows = rows_of(data, POINTER, what)
         if len(rows) != 1:
             raise ObjectDamaged(f"{what}: a pointer has 48 bytes, not {len(data)}")
-        check_pointers(rows, what)
+        check_pointers(rows, what, largest=largest)
         return cls(*pointer_tuples(rows)[0])
 
 
@@ -115,7 +119,7 @@ def pointer_rows(pointers: Iterable[ChunkRef]) -> Rows:
     return np.frombuffer(b"".join(pointer.to_bytes() for pointer in pointers), POINTER)
 
 
-def check_pointers(rows: Rows, what: str) -> None:
+def check_pointers(rows: Rows, what: str, *, largest: int = MAP_CHUNK_MAX) -> None:
     """Refuse pointers that no writer makes."""
     if not len(rows):
         return
@@ -124,8 +128,8 @@ def check_pointers(rows: Rows, what: str) -> None:
     check_packs(rows, what)
     if not (rows["raw"].all() and rows["stored"].all()):
         raise ObjectDamaged(f"{what}: a pointer leads nowhere: it is empty")
-    if int(rows["raw"].max()) > MAP_CHUNK_MAX:
-        raise ObjectDamaged(f"{what}: a map chunk of {int(rows['raw'].max())} bytes exceeds {MAP_CHUNK_MAX}")
+    if int(rows["raw"].max()) > largest:
+        raise ObjectDamaged(f"{what}: a map chunk of {int(rows['raw'].max())} bytes exceeds {largest}")
     check_stored(rows, what)
 
 

@@ -53,7 +53,8 @@ class ObjectType(IntEnum):
     @property
     def max_frame(self) -> int:
         """Raw bytes of the largest frame a reader accepts."""
-        return min(_MAX_SIZES[self], 64 * _MIB if self is ObjectType.COMMIT else 16 * _MIB)
+        large = self in (ObjectType.COMMIT, ObjectType.PACK)  # a pack for its run table
+        return min(_MAX_SIZES[self], (64 if large else 16) * _MIB)
 
 
 _LABELS = {

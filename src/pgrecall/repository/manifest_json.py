@@ -5,7 +5,7 @@ from typing import Any
 
 from pgrecall.errors import ObjectDamaged
 from pgrecall.repository import canonical
-from pgrecall.repository.columns import PACK_MAX, ChunkRef
+from pgrecall.repository.columns import MAP_CHUNK_MAX, PACK_MAX, RUN_TABLE_MAX, ChunkRef
 from pgrecall.repository.fields import U16, U32, U64, Fields, base64_text, time_text, unhex
 from pgrecall.repository.manifest import (
     BackupPoint,
@@ -204,8 +204,8 @@ def _directory(fields: Fields) -> DirectoryEntry:
     )
 
 
-def _pointer(text: str, what: str) -> ChunkRef:
-    return ChunkRef.from_bytes(unhex(text, 48, what), what)
+def _pointer(text: str, what: str, *, largest: int = MAP_CHUNK_MAX) -> ChunkRef:
+    return ChunkRef.from_bytes(unhex(text, 48, what), what, largest=largest)
 
 
 def _tablespace(fields: Fields) -> Tablespace:
@@ -244,7 +244,7 @@ def _run(fields: Fields) -> RunEntry:
     return RunEntry(
         run=fields.label("run"),
         packs=fields.integer("packs", 1, U32),
-        table=_pointer(fields.text("table"), fields.what),
+        table=_pointer(fields.text("table"), fields.what, largest=RUN_TABLE_MAX),
         pack=PackKeyhole(
             seq=pack.integer("seq", 1, PACK_MAX),
             generation=pack.integer("generation", 0, U32),

@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from pgrecall.repository.columns import ColumnReader, ColumnWriter, Rows
+from pgrecall.repository.columns import RUN_TABLE_MAX, ColumnReader, ColumnWriter, Rows
 from pgrecall.storage.base import Buffer
 
 _HEAD = struct.Struct("<4sIQII")
@@ -64,7 +64,9 @@ class RunTable:
     def encode(self) -> bytes:
         out = ColumnWriter(_HEAD.pack(b"PGRT", 1, self.run, len(self.rows), 0))
         out.add(self.rows.tobytes())
-        return out.finish()
+        table = out.finish()
+        assert len(table) <= RUN_TABLE_MAX, "more packs than a table may hold"
+        return table
 
     @classmethod
     def decode(cls, data: Buffer, what: str = "run table") -> Self:
