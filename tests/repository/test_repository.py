@@ -2,8 +2,10 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from blake3 import blake3
 
 from pgrecall.clock import ManualClock
 from pgrecall.errors import (
@@ -44,6 +46,12 @@ def storage(tmp_path: Path) -> PosixStorage:
 @pytest.fixture
 def sealed(storage: PosixStorage) -> CreatedRepository:
     return Repository.create(storage, sealed=True, clock=CLOCK)
+
+
+def rewritten(text: dict[str, Any]) -> bytes:
+    """A format file as somebody writes it who has no root key."""
+    text["hash"] = blake3(canonical.encode({k: v for k, v in text.items() if k not in ("hash", "mac")})).hexdigest()
+    return canonical.encode(text)
 
 
 def rewrite(storage: PosixStorage, key: str, data: bytes) -> None:
@@ -245,7 +253,7 @@ def test_a_host_never_follows_a_repository_that_calls_itself_unsealed(
 ) -> None:
     pin = sealed.repository.add_cluster("main", sealed.root)
     text = canonical.decode(storage.get("format/0.json"), "format")
-    storage.put("format/1.json", canonical.encode({**text, "sealed": False, "mac": None}))
+    storage.put("format/1.json", rewritten({**text, "sealed": False, "mac": None}))
     with pytest.raises(KeyMismatch, match="claims to be unsealed"):
         Repository.open(storage, pin)
     with pytest.raises(KeyMismatch):
@@ -255,7 +263,7 @@ def test_a_host_never_follows_a_repository_that_calls_itself_unsealed(
 def test_the_holder_of_the_root_notices_a_changed_format(storage: PosixStorage, sealed: CreatedRepository) -> None:
     assert sealed.identity
     text = canonical.decode(storage.get("format/0.json"), "format")
-    storage.put("format/1.json", canonical.encode({**text, "created": "2020-01-01T00:00:00Z"}))
+    storage.put("format/1.json", rewritten({**text, "created": "2020-01-01T00:00:00Z"}))
     with pytest.raises(KeyMismatch):
         Repository.open(storage).unlock(sealed.identity)
 
@@ -278,7 +286,7 @@ def test_a_root_of_somebody_else_makes_no_keys_for_us(
 def test_an_unknown_feature_forbids_its_act_and_no_other(storage: PosixStorage, act: str) -> None:
     Repository.create(storage, sealed=False, clock=CLOCK)
     text = canonical.decode(storage.get("format/0.json"), "format")
-    storage.put("format/1.json", canonical.encode({**text, "features": {**text["features"], act: ["moves"]}}))
+    storage.put("format/1.json", rewritten({**text, "features": {**text["features"], act: ["moves"]}}))
     if act == "read":
         with pytest.raises(FormatUnknown, match="moves"):
             Repository.open(storage)
@@ -296,7 +304,7 @@ def test_an_unknown_feature_forbids_its_act_and_no_other(storage: PosixStorage, 
 def test_a_newer_format_is_named(storage: PosixStorage) -> None:
     Repository.create(storage, sealed=False, clock=CLOCK)
     text = canonical.decode(storage.get("format/0.json"), "format")
-    storage.put("format/1.json", canonical.encode({**text, "format": 2}))
+    storage.put("format/1.json", rewritten({**text, "format": 2}))
     with pytest.raises(FormatUnknown, match="format 2"):
         Repository.open(storage)
 
@@ -339,3 +347,12 @@ def test_no_secret_lies_in_the_repository(storage: PosixStorage, sealed: Created
             assert secret not in data
     with pytest.raises(ObjectExists):
         storage.put(layout.format_key(0), b"")
+
+
+def test_a_flipped_letter_of_the_format_file_is_damage(storage: PosixStorage) -> None:
+    """Also where the text still makes sense, and also without the root key."""
+    Repository.create(storage, sealed=False, clock=CLOCK)
+    text = storage.get("format/0.json")
+    rewrite(storage, "format/0.json", text.replace(b'"created":"2026', b'"created":"2006'))
+    with pytest.raises(ObjectDamaged, match="damaged"):
+        Repository.open(storage)

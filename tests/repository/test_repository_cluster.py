@@ -131,6 +131,7 @@ def test_a_claim_says_who_and_on_what_it_builds(store: ClusterStore) -> None:
     )
     clear = store.read(ObjectType.CLAIM, layout.claim_name(label)).clear
     assert clear == {
+        "cluster": bytes(16).hex(),
         "label": "20261120T153127Z-incr",
         "host": "db1",
         "token_hash": clear["token_hash"],

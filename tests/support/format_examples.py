@@ -29,6 +29,7 @@ CLAIM_NAME = f"backups/{RUN}/claim"
 PACK_NAME = f"packs/{RUN}/00000001"
 CLAIM: dict[str, object] = {
     "at": "2026-11-20T15:31:27Z",
+    "cluster": CLUSTER.hex(),
     "host": "db1",
     "label": str(RUN),
     "parents": [],

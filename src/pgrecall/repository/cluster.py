@@ -1,5 +1,6 @@
 """Owns one cluster inside one copy: its objects by name, under its keys."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from pgrecall.domain.lsn import Lsn
 from pgrecall.errors import (
     Busy,
     ClusterNotFound,
+    DamageFound,
+    FormatUnknown,
     KeyMismatch,
     KeyProblem,
     ObjectDamaged,
@@ -22,12 +25,13 @@ from pgrecall.errors import (
     ValueInvalid,
 )
 from pgrecall.repository import canonical, layout
-from pgrecall.repository.envelope import ObjectReader, ObjectWriter, read_clear
+from pgrecall.repository.envelope import ObjectReader, ObjectWriter, check_object, read_clear
 from pgrecall.repository.fields import U32, Fields, base64_text, time_text
 from pgrecall.repository.formatfile import FormatFile, read_format
 from pgrecall.repository.header import FOOTER_SIZE, HASHED_END, HEADER_SIZE, SALT, Header, ObjectType
 from pgrecall.repository.hostkey import HostKey
 from pgrecall.repository.keyring import RootKey, unwrap_root
+from pgrecall.repository.lostid import id_in_claims, ids_in_key_objects
 from pgrecall.repository.secrets import KEY_SIZE, Keys, Scope
 from pgrecall.storage.base import Buffer, ObjectInfo, Storage
 
@@ -128,10 +132,15 @@ class ClusterStore:
                 f"the repository at {storage.place} is sealed; no key was given",
                 hint="Name the cluster's key file, an identity file or the passphrase.",
             )
-        _, header, clear = _read_identity(storage, name)
+        try:
+            _, header, cluster = _read_identity(storage, name)
+        except (ClusterNotFound, DamageFound):
+            claimed = id_in_claims(storage, name)
+            if claimed is None:
+                raise
+            return cls(storage, written.repository, claimed, name, Keys.of_unsealed(claimed, None))
         if header.sealed:
             raise KeyMismatch(f"cluster '{name}' is sealed, but the repository says that it is not")
-        cluster = Fields(clear, f"identity of {name}").hex("cluster", 16)
         return cls(storage, written.repository, cluster, name, Keys.of_unsealed(cluster, None))
 
     @property
@@ -197,6 +206,7 @@ class ClusterStore:
         label = BackupLabel.at(now, kind).next_free(max(known, default=None))
         for _ in range(_CLAIM_ATTEMPTS):
             clear = {
+                "cluster": self.scope.cluster.hex(),
                 "label": str(label),
                 "host": host,
                 "token_hash": blake3(token).hexdigest(),
@@ -285,24 +295,60 @@ def make_cluster(
 
 
 def host_key_from_root(storage: Storage, name: str, root: RootKey) -> HostKey:
-    """The cluster's keys, as the holder of the root key finds them. KeyMismatch if somebody else sealed them."""
-    number, header, clear = _read_identity(storage, name)
-    cluster = Fields(clear, f"identity of {name}").hex("cluster", 16)
+    """The cluster's keys, as the holder of the root key finds them. KeyMismatch if somebody else sealed them.
+
+    Where the identity is lost, the key objects tell which cluster they are for.
+    """
+    try:
+        number, header, cluster = _read_identity(storage, name)
+    except (ClusterNotFound, DamageFound):
+        found = _keys_without_identity(storage, name, root)
+        if found is None:
+            raise
+        return found
     if not header.sealed:
         raise KeyMismatch(f"cluster '{name}' is not sealed, but this repository is")
-    key_name = layout.data_key_name(header.generation)
+    host_key = _open_data_key(storage, name, root, header.generation, cluster)
+    # So far the identity was only believed; these keys prove it.
+    ClusterStore.from_host_key(storage, host_key).read(ObjectType.IDENTITY, layout.identity_name(number))
+    return host_key
+
+
+def _open_data_key(storage: Storage, name: str, root: RootKey, generation: int, cluster: bytes) -> HostKey:
+    key_name = layout.data_key_name(generation)
     sealer = ClusterStore(storage, root.repository, cluster, name, root.keys)
     payload = Fields(canonical.decode(sealer.read(ObjectType.CLUSTER_KEY, key_name).payload(), key_name), key_name)
     said = (payload.hex("repository", 16), payload.hex("cluster", 16), payload.integer("generation", 1, U32))
-    if said != (root.repository, cluster, header.generation):
+    if said != (root.repository, cluster, generation):
         raise KeyMismatch(f"{key_name} of cluster '{name}' holds the keys of another cluster or generation")
     data_key, id_key = payload.base64("data_key"), payload.base64("id_key")
     if len(data_key) != KEY_SIZE or len(id_key) != KEY_SIZE:
         raise ObjectDamaged(f"{key_name} of cluster '{name}' holds keys of a wrong length")
-    host_key = HostKey(root.repository, cluster, name, Keys.of_sealed(header.generation, data_key, id_key))
-    # So far the identity was only believed; these keys prove it.
-    ClusterStore.from_host_key(storage, host_key).read(ObjectType.IDENTITY, layout.identity_name(number))
-    return host_key
+    return HostKey(root.repository, cluster, name, Keys.of_sealed(generation, data_key, id_key))
+
+
+def _keys_without_identity(storage: Storage, name: str, root: RootKey) -> HostKey | None:
+    """The newest keys under which a claim opens (a killed creation leaves keys that nothing is sealed under), else just
+    the newest.
+    """
+    opened: list[HostKey] = []
+    for generation, cluster in ids_in_key_objects(storage, name):
+        try:
+            key = _open_data_key(storage, name, root, generation, cluster)
+        except (DamageFound, KeyProblem):
+            continue
+        opened.append(key)
+        if _opens_a_claim(ClusterStore.from_host_key(storage, key)):
+            return key
+    return opened[0] if opened else None
+
+
+def _opens_a_claim(store: ClusterStore) -> bool:
+    for label in store.labels():
+        with contextlib.suppress(DamageFound, KeyProblem, FormatUnknown, ObjectMissing):
+            store.read(ObjectType.CLAIM, layout.claim_name(label))
+            return True
+    return False
 
 
 def _put_data_key(storage: Storage, repository: bytes, cluster: bytes, name: str, root: RootKey, keys: Keys) -> None:
@@ -315,7 +361,12 @@ def _put_data_key(storage: Storage, repository: bytes, cluster: bytes, name: str
         "id_key": base64_text(keys.id_key),
     }
     sealer = ClusterStore(storage, repository, cluster, name, root.keys)
-    sealer.put(ObjectType.CLUSTER_KEY, layout.data_key_name(keys.generation), frames=[canonical.encode(payload)])
+    sealer.put(
+        ObjectType.CLUSTER_KEY,
+        layout.data_key_name(keys.generation),
+        clear={"cluster": cluster.hex()},
+        frames=[canonical.encode(payload)],
+    )
 
 
 def _names(storage: Storage, cluster: str, prefix: str) -> Iterator[str]:
@@ -331,9 +382,10 @@ def _newest_number(storage: Storage, name: str) -> int:
     return newest
 
 
-def _read_identity(storage: Storage, name: str) -> tuple[int, Header, dict[str, Any]]:
-    """Number, header and clear part of the newest identity; nothing proves them yet."""
+def _read_identity(storage: Storage, name: str) -> tuple[int, Header, bytes]:
+    """Number, header and cluster id of the newest identity; it is intact, but nothing proves it yet."""
     number = _newest_number(storage, name)
     key = layout.cluster_key(name, layout.identity_name(number))
     data = storage.get(key, limit=ObjectType.IDENTITY.max_size)
-    return number, Header.decode(data, key), read_clear(data, key)
+    header, _ = check_object(data, ObjectType.IDENTITY, key)
+    return number, header, Fields(read_clear(data, key), f"identity of {name}").hex("cluster", 16)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from blake3 import blake3
+
 from pgrecall.errors import FormatUnknown, KeyMismatch, ObjectDamaged, RepositoryNotFound
 from pgrecall.repository import canonical
 from pgrecall.repository.fields import U32, Fields, time_text
@@ -34,7 +36,10 @@ class FormatFile:
         """With the MAC of `root`, which a sealed repository has."""
         assert (root is not None) == self.sealed
         body = self._body()
-        return canonical.encode({**body, "mac": root.format_mac(canonical.encode(body)) if root else None})
+        plain = canonical.encode(body)
+        return canonical.encode(
+            {**body, "hash": blake3(plain).hexdigest(), "mac": root.format_mac(plain) if root else None}
+        )
 
     @classmethod
     def decode(cls, data: bytes, what: str) -> "FormatFile":
@@ -44,6 +49,7 @@ class FormatFile:
             raise FormatUnknown(
                 f"{what} is of format {version}, this program knows format {FORMAT}", hint="Install a newer pgrecall."
             )
+        _refuse_changed(fields, what)
         features = fields.object("features")
         read, write, remove = (frozenset(features.texts(act)) for act in ACTS)
         return cls(
@@ -87,6 +93,13 @@ class FormatFile:
             "created": time_text(self.created),
             "features": {act: sorted(features) for act, features in zip(ACTS, self.features, strict=True)},
         }
+
+
+def _refuse_changed(fields: Fields, what: str) -> None:
+    """The hash tells damage from everything else; who wrote it, only the MAC tells."""
+    plain = canonical.encode(fields.rest(frozenset({"hash", "mac"})))
+    if fields.text("hash") != blake3(plain).hexdigest():
+        raise ObjectDamaged(f"{what} is damaged: its text is not the one that was written")
 
 
 def read_format(storage: Storage) -> FormatFile:

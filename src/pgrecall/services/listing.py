@@ -10,9 +10,9 @@ from enum import StrEnum
 from pgrecall.config import ClusterSettings, Settings
 from pgrecall.domain.label import BackupLabel
 from pgrecall.domain.lsn import Lsn
-from pgrecall.errors import PgrecallError
+from pgrecall.errors import ClusterNotFound, DamageFound, PgrecallError
 from pgrecall.repository.catalog import BackupRecord, BackupState, Catalog
-from pgrecall.repository.cluster import ClusterStore
+from pgrecall.repository.cluster import ClusterStore, SystemIdentity
 from pgrecall.repository.columns import PackRef
 from pgrecall.repository.commit import Commit, CommitDetails
 from pgrecall.repository.layout import BAD_MARKS, parse_run_name
@@ -104,7 +104,7 @@ def list_cluster(
     settings: Settings, cluster: ClusterSettings, *, identity: str | None, environ: Mapping[str, str]
 ) -> ClusterListing:
     store = open_cluster(settings, cluster, identity=identity, environ=environ)
-    present = store.identity().systems[-1:]
+    present = _systems(store)[-1:]
     backups = list_backups(store)
     version = max((each.version_num or 0 for each in backups), default=0) or (
         present[0].version_num if present else None
@@ -117,6 +117,16 @@ def list_cluster(
         version_num=version,
         backups=backups,
     )
+
+
+def _systems(store: ClusterStore) -> tuple[SystemIdentity, ...]:
+    """None where the identity was lost: the backups are there nevertheless (`verify` tells of it)."""
+    try:
+        return store.identity().systems
+    except (ClusterNotFound, DamageFound):
+        if not any(True for _ in store.labels()):
+            raise
+        return ()
 
 
 def list_backups(store: ClusterStore) -> tuple[Backup, ...]:
