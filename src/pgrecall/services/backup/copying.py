@@ -2,10 +2,12 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
+from pgrecall.clock import Clock
 from pgrecall.domain.label import BackupLabel
 from pgrecall.postgres.listing import DirectoryItem
 from pgrecall.repository.cluster import ClusterStore
@@ -28,10 +30,33 @@ class Copied:
     packs: tuple[PackRecord, ...]
 
 
+class _OpenDirectory:
+    """A directory whose files are being stored; it is finished, and its memory freed, with its last unit."""
+
+    def __init__(self, writer: DirectoryWriter, index: DirectoryIndex | None, finish: Callable[[], None]) -> None:
+        self.writer = writer
+        self.index = index
+        self._finish = finish
+        self._left = 1  # the feeder's own hold, until every unit is handed out
+        self._lock = threading.Lock()
+
+    def hold(self) -> None:
+        with self._lock:
+            self._left += 1
+
+    def release(self) -> None:
+        with self._lock:
+            self._left -= 1
+            last = self._left == 0
+        if last:
+            self.index = None
+            self._finish()
+
+
 @dataclass(frozen=True, slots=True)
 class _Task:
     unit: Unit
-    index: DirectoryIndex | None
+    directory: _OpenDirectory
 
 
 def copy_directories(
@@ -44,23 +69,26 @@ def copy_directories(
     jobs: int,
     level: int,
     check: Callable[[], None],
-    last: Callable[[Worker, Mapping[bytes, DirectoryWriter]], None],
+    kept: bytes,
+    last: Callable[[Worker, DirectoryWriter], None],
 ) -> Copied:
     """Read and store every file of the directories with `jobs` threads.
 
-    last is called when all of them are read, with one worker and the directories' writers. check is called about every
-    second from this thread and raises what must stop the run (a lost session). Memory: per job one pack (33 MiB) and
-    16 MiB to read into; besides, the maps of the directories not finished yet.
+    The directory `kept` stays open until all others are read: then last is called with one worker and its writer. check
+    is called about every second from this thread and raises what must stop the run (a lost session). Memory: per job one
+    pack (33 MiB) and 16 MiB to read into; besides, the maps of the directories not finished yet.
     """
-    crew = _Crew([Worker(shared, PackBuilder(store, label, numbers, level=level)) for _ in range(jobs)], check)
-    writers: dict[bytes, DirectoryWriter] = {}
+    crew = _Crew(
+        [Worker(shared, PackBuilder(store, label, numbers, level=level)) for _ in range(jobs)], check, shared.clock
+    )
+    writers: list[DirectoryWriter] = []
     with crew:
-        for task in _tasks(directories, shared, writers):
+        for task in _tasks(directories, shared, kept, writers):
             crew.hand_out(task)
-    last(crew.workers[0], writers)
+    (writer,) = writers
+    last(crew.workers[0], writer)
     crew.workers[0].builder.close()
-    for writer in writers.values():
-        shared.manifest.finish_directory(writer)
+    shared.manifest.finish_directory(writer)
     counts = SpanCounts()
     for worker in crew.workers:
         counts.add(worker.counts)
@@ -69,15 +97,25 @@ def copy_directories(
 
 
 def _tasks(
-    directories: Iterable[DirectoryItem], shared: Shared, writers: dict[bytes, DirectoryWriter]
+    directories: Iterable[DirectoryItem], shared: Shared, kept: bytes, writers: list[DirectoryWriter]
 ) -> Iterator[_Task]:
-    for directory in directories:
-        owner, group = shared.principals.user(directory.uid), shared.principals.group(directory.gid)
-        writer = shared.manifest.directory(DirectoryFacts(directory.path, directory.mode, owner, group))
-        writers[directory.path] = writer
-        index = shared.earlier.directory(directory.path) if shared.earlier is not None and directory.files else None
-        for unit in units_of(directory, writer):
-            yield _Task(unit, index)
+    """The units of all directories; the writer of the directory that is kept open is put into writers."""
+    for item in directories:
+        owner, group = shared.principals.user(item.uid), shared.principals.group(item.gid)
+        writer = shared.manifest.directory(DirectoryFacts(item.path, item.mode, owner, group))
+        index = shared.earlier.directory(item.path) if shared.earlier is not None and item.files else None
+        directory = _OpenDirectory(writer, index, partial(_finish, shared, writer, item.path == kept))
+        if item.path == kept:
+            writers.append(writer)
+        for unit in units_of(item, writer):
+            directory.hold()
+            yield _Task(unit, directory)
+        directory.release()
+
+
+def _finish(shared: Shared, writer: DirectoryWriter, is_kept: bool) -> None:
+    if not is_kept:
+        shared.manifest.finish_directory(writer)
 
 
 class _Crew:
@@ -86,9 +124,11 @@ class _Crew:
     Leaving the context waits for all work; after a failure it stops the work and raises the first error.
     """
 
-    def __init__(self, workers: list[Worker], check: Callable[[], None]) -> None:
+    def __init__(self, workers: list[Worker], check: Callable[[], None], clock: Clock) -> None:
         self.workers = workers
-        self._check = check
+        self._check_now = check
+        self._clock = clock
+        self._checked = clock.monotonic()
         self._queue: queue.Queue[_Task | None] = queue.Queue(maxsize=UNITS_AHEAD * len(workers))
         self._failure: BaseException | None = None
         self._stop = threading.Event()
@@ -99,10 +139,10 @@ class _Crew:
 
     def hand_out(self, task: _Task) -> None:
         while not self._stop.is_set():
+            self._check()
             with suppress(queue.Full):
                 self._queue.put(task, timeout=CHECK_SECONDS)
                 return
-            self._check()
         self._raise_failure()
 
     def __enter__(self) -> "_Crew":
@@ -148,13 +188,21 @@ class _Crew:
                 task = self._queue.get()
                 if task is None:
                     break
-                worker.do(task.unit, task.index)
+                worker.do(task.unit, task.directory.index)
+                task.directory.release()
             if not self._stop.is_set() and worker is not self.workers[0]:
                 worker.builder.close()
         except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
             self._failure = self._failure or error
             self._stop.set()
             self._drain()
+
+    def _check(self) -> None:
+        """Ask, about once a second, whether the run may go on."""
+        now = self._clock.monotonic()
+        if now - self._checked >= CHECK_SECONDS:
+            self._checked = now
+            self._check_now()
 
     def _drain(self) -> None:
         """Wake whoever waits to put."""

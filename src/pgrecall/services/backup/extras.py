@@ -2,7 +2,6 @@
 
 import os
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 
 from pgrecall.postgres.control import CONTROL_FILE, read_control_bytes
@@ -11,11 +10,12 @@ from pgrecall.repository.directory_writer import DirectoryFacts, DirectoryWriter
 from pgrecall.services.backup.reading import FileUnreadable
 from pgrecall.services.backup.worker import Shared, Worker
 
+CONTROL_DIRECTORY = CONTROL_FILE.rpartition("/")[0].encode()
 OUTSIDE_MODE = 0o700
 
 
-def store_extras(worker: Worker, shared: Shared, listing: Listing, writers: Mapping[bytes, DirectoryWriter]) -> None:
-    """Add them to their directories; the outside files' directory is made here."""
+def store_extras(worker: Worker, shared: Shared, listing: Listing, shared_catalogs: DirectoryWriter) -> None:
+    """Add pg_control to its directory, the outside files to one of their own."""
     if listing.outside:
         root = listing.directories[0]
         owner, group = shared.principals.user(root.uid), shared.principals.group(root.gid)
@@ -23,15 +23,14 @@ def store_extras(worker: Worker, shared: Shared, listing: Listing, writers: Mapp
         for outside in listing.outside:
             worker.store_bytes(writer, outside.file, _read(outside.source))
         shared.manifest.finish_directory(writer)
-    directory, _, name = CONTROL_FILE.rpartition("/")
     content = read_control_bytes(shared.facts.pgdata, clock=shared.clock)
-    worker.store_bytes(writers[directory.encode()], _control_item(shared, name), content)
+    worker.store_bytes(shared_catalogs, _control_item(shared), content)
 
 
-def _control_item(shared: Shared, name: str) -> FileItem:
+def _control_item(shared: Shared) -> FileItem:
     status = (shared.facts.pgdata / CONTROL_FILE).stat()
     return FileItem(
-        name=name.encode(),
+        name=CONTROL_FILE.rpartition("/")[2].encode(),
         size=status.st_size,
         mtime_ns=status.st_mtime_ns,
         inode=status.st_ino,

@@ -9,7 +9,7 @@ from pgrecall.clock import Clock
 from pgrecall.domain.label import BackupKind, BackupLabel
 from pgrecall.domain.lsn import Lsn
 from pgrecall.domain.timeline import History
-from pgrecall.errors import PgrecallError
+from pgrecall.errors import ObjectExists, PgrecallError
 from pgrecall.observe.reporter import Reporter
 from pgrecall.postgres.backup_session import BackupSession, StartPoint, StopResult, WalHold, hold_wal
 from pgrecall.postgres.datadir import list_data_directory
@@ -29,7 +29,7 @@ from pgrecall.services.backup.compare import find_parent
 from pgrecall.services.backup.copying import Copied, copy_directories
 from pgrecall.services.backup.damage import SuspectPages, Verdict
 from pgrecall.services.backup.earlier import EarlierFiles
-from pgrecall.services.backup.extras import store_extras
+from pgrecall.services.backup.extras import CONTROL_DIRECTORY, store_extras
 from pgrecall.services.backup.marks import read_bad_marks
 from pgrecall.services.backup.parent import Trust
 from pgrecall.services.backup.principals import Principals
@@ -50,14 +50,17 @@ def run_backup(request: BackupRequest, store: ClusterStore, *, clock: Clock, rep
     warnings = Warnings(reporter)
     catalog = Catalog(store)
     finish_stored_runs(store, catalog, clock=clock, reporter=reporter)
-    with contextlib.closing(request.connect()) as conn:
+    with contextlib.ExitStack() as stack:
+        # The very session that is proven to be this data directory's server makes the backup.
+        conn = stack.enter_context(contextlib.closing(request.connect()))
         source = inspect_server(conn, request, store, clock, warnings)
-    with _wal_held(request, source) as hold, BackupSession(request.connect()) as session:
+        hold = stack.enter_context(_wal_held(request, source))
+        session = stack.enter_context(BackupSession(conn))
         reporter.stage("checkpoint")
         start = session.start("pgrecall", fast=request.fast_checkpoint)
         prove_checkpoint(request.pgdata, start.lsn, clock)
         history = local_history(request.pgdata, start.timeline)
-        parent, trust, why = find_parent(request, source, catalog, store, history, start.lsn)
+        parent, trust, why = find_parent(request, source, catalog, store, history, start.lsn, warnings)
         kind = BackupKind.FULL if parent is None or request.full else BackupKind.INCR
         label = store.claim_label(
             kind,
@@ -72,11 +75,13 @@ def run_backup(request: BackupRequest, store: ClusterStore, *, clock: Clock, rep
         with run.aborting(catalog):
             copied, suspects = run.copy(parent, trust, session.check)
             stop = session.stop()
-            if hold is not None:
-                hold.check(needed_from=start.lsn)
             damage = run.judge(suspects.judge(start=start.lsn, stop=stop.lsn))
             written = run.write_manifest(stop, copied, damage)
-        run.gather_wal(stop, history, wal_names(written.manifest, history))
+            names = wal_names(written.manifest, history)
+            if hold is not None:
+                run.bring_wal(hold, stop, history, names)
+        if hold is None:
+            run.wait_for_wal(names)
     run.commit(catalog, written, began)
     return run.result(copied, written, why, began)
 
@@ -163,11 +168,12 @@ class _Run:
             level=self.request.level,
         )
         suspects = SuspectPages()
+        earlier = EarlierFiles(parent) if parent else None
         shared = Shared(
             facts=self._copy_facts(parent, trust, bad),
             manifest=self.manifest,
             principals=Principals(self.manifest),
-            earlier=EarlierFiles(parent) if parent else None,
+            earlier=earlier,
             suspects=suspects,
             known=KnownContents(),
             reporter=self.reporter,
@@ -183,8 +189,11 @@ class _Run:
             jobs=self.request.jobs,
             level=self.request.level,
             check=check,
-            last=lambda worker, writers: store_extras(worker, shared, self.listing, writers),
+            kept=CONTROL_DIRECTORY,
+            last=lambda worker, writer: store_extras(worker, shared, self.listing, writer),
         )
+        for reason in (earlier.unreadable if earlier else [])[:20]:
+            self.warnings.add(f"a map of {parent.manifest.label if parent else None} cannot be read: {reason}; stored anew")
         for path, offset in copied.counts.unexplained[:20]:
             self.warnings.add(
                 f"{path} differs from the parent at byte {offset} although no page LSN says so; stored anew"
@@ -235,29 +244,32 @@ class _Run:
         )
         return self.manifest.finish(facts, copied.packs)
 
-    def gather_wal(self, stop: StopResult, history: History, names: list[str]) -> None:
-        """The backup is complete only when all of its WAL is in this copy."""
+    def bring_wal(self, hold: WalHold, stop: StopResult, history: History, names: list[str]) -> None:
+        """Store all WAL that the backup needs; nobody else will."""
+        hold.check(needed_from=self.start.lsn)
         facts = self.source.facts
-        if self.source.carries_wal:
-            bring_wal(
-                self.store,
-                pgdata=self.request.pgdata,
-                state_dir=self.request.state_dir,
-                start=self.start,
-                stop=stop,
-                history=history,
-                system_identifier=facts.system_identifier,
-                major=facts.version_num // 10000,
-                segment_size=facts.wal_segment_size,
-                clock=self.clock,
-                reporter=self.reporter,
-            )
-            left = missing(self.store, facts.system_identifier, names)
-            assert not left, f"stored, but not there: {left}"
-            return
+        bring_wal(
+            self.store,
+            pgdata=self.request.pgdata,
+            state_dir=self.request.state_dir,
+            start=self.start,
+            stop=stop,
+            history=history,
+            system_identifier=facts.system_identifier,
+            major=facts.version_num // 10000,
+            segment_size=facts.wal_segment_size,
+            clock=self.clock,
+            reporter=self.reporter,
+        )
+        hold.check()  # else a file may have been recycled while it was read
+        left = missing(self.store, facts.system_identifier, names)
+        assert not left, f"stored, but not there: {left}"
+
+    def wait_for_wal(self, names: list[str]) -> None:
+        """The backup is complete only when all of its WAL is in this copy."""
         wait_for_wal(
             self.store,
-            system_identifier=facts.system_identifier,
+            system_identifier=self.source.facts.system_identifier,
             names=names,
             timeout_seconds=self.request.archive_wait.total_seconds(),
             clock=self.clock,
@@ -278,7 +290,14 @@ class _Run:
             took=round((self.clock.monotonic() - began) * 1000),
             settings={"jobs": self.request.jobs, "level": self.request.level},
         )
-        catalog.commit(commit, details)
+        try:
+            catalog.commit(commit, details)
+        except ObjectExists:
+            catalog.refresh()
+            found = catalog.get(self.label)
+            if found is None or found.commit is None:
+                raise  # somebody declared this run dead
+            self.reporter.note(f"{self.label} was finished by another run")
 
     def result(self, copied: Copied, written: WrittenManifest, why: tuple[str, ...], began: float) -> BackupResult:
         manifest = written.manifest
