@@ -75,7 +75,7 @@ def copy_directories(
     """Read and store every file of the directories with `jobs` threads.
 
     The directory `kept` stays open until all others are read: then last is called with one worker and its writer. check
-    is called about every second from this thread and raises what must stop the run (a lost session). Memory: per job one
+    is called about every second from this thread and raises what must stop the run (a lost session). Memory: per job a
     pack (33 MiB) and 16 MiB to read into; besides, the maps of the directories not finished yet.
     """
     crew = _Crew(
