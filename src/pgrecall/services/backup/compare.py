@@ -2,12 +2,13 @@
 
 from pgrecall.domain.lsn import Lsn
 from pgrecall.domain.timeline import History
+from pgrecall.errors import DamageFound, ObjectMissing
 from pgrecall.repository.catalog import BackupRecord, Catalog
 from pgrecall.repository.cluster import ClusterStore
 from pgrecall.repository.manifest_reader import ManifestReader
 from pgrecall.services.backup import facts as convert
 from pgrecall.services.backup.parent import Candidate, Trust, choose_parent, judge_trust
-from pgrecall.services.backup.request import BackupRequest
+from pgrecall.services.backup.request import BackupRequest, Warnings
 from pgrecall.services.backup.source import Source
 
 NO_TRUST = Trust(False, "there is no parent")
@@ -20,22 +21,31 @@ def find_parent(
     store: ClusterStore,
     history: History,
     start_lsn: Lsn,
+    warnings: Warnings,
 ) -> tuple[ManifestReader | None, Trust, tuple[str, ...]]:
-    """The backup to compare with, how far its page LSNs prove anything, and why."""
+    """The backup to compare with, how far its page LSNs prove anything, and why.
+
+    A backup whose manifest cannot be read any more is passed over, with a warning.
+    """
     if request.independent:
         return None, NO_TRUST, ("an independent backup was asked for: nothing stored earlier is used",)
-    records = [each for each in catalog.backups() if each.commit is not None]
-    choice = choose_parent(
-        [_candidate(each) for each in records],
-        system_identifier=source.facts.system_identifier,
-        history=history,
-        start_lsn=start_lsn,
-    )
-    if choice.parent is None:
-        return None, NO_TRUST, choice.reasons
-    record = next(each for each in records if each.label == choice.parent)
-    assert record.commit is not None
-    reader = ManifestReader.open(store, record.label, record.commit.manifest)
+    records = {each.label: each for each in catalog.backups() if each.commit is not None}
+    reader = None
+    while reader is None:
+        choice = choose_parent(
+            [_candidate(each) for each in records.values()],
+            system_identifier=source.facts.system_identifier,
+            history=history,
+            start_lsn=start_lsn,
+        )
+        if choice.parent is None:
+            return None, NO_TRUST, choice.reasons
+        record = records.pop(choice.parent)
+        assert record.commit is not None
+        try:
+            reader = ManifestReader.open(store, record.label, record.commit.manifest)
+        except (DamageFound, ObjectMissing) as error:
+            warnings.add(f"{record.label} cannot be compared with: {error.message}")
     if request.full:
         trust = Trust(False, "a full backup was asked for: every byte compared, page LSNs not looked at")
         return reader, trust, (*choice.reasons, trust.reason)

@@ -1,5 +1,12 @@
-"""Owns looking up what the parent knows of a file: its entry, its span, whether it is the same file at all."""
+"""Owns looking up what the parent knows of a file: its entry, its span, whether it is the same file at all.
 
+A map of the parent that cannot be read any more must not stop a new backup: what it describes counts as not stored.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+from pgrecall.errors import DamageFound, ObjectMissing
 from pgrecall.repository.fileblock import FileEntry, StoredFile
 from pgrecall.repository.manifest_reader import DirectoryIndex, ManifestReader
 from pgrecall.services.backup.spans import ParentSpan
@@ -13,26 +20,39 @@ class EarlierFiles:
 
     def __init__(self, reader: ManifestReader) -> None:
         self._reader = reader
+        self.unreadable: list[str] = []
+        """Why maps of the parent could not be read."""
 
     def directory(self, path: bytes) -> DirectoryIndex:
-        return self._reader.index(path)
+        with self._forgiving():
+            return self._reader.index(path)
+        return DirectoryIndex([])
+
+    @contextlib.contextmanager
+    def _forgiving(self) -> Iterator[None]:
+        try:
+            yield
+        except (DamageFound, ObjectMissing) as error:
+            self.unreadable.append(error.message)
 
     def look_up(self, file: LargeFile, index: DirectoryIndex) -> None:
         """Find the parent's entry and node list of a large file, once."""
         if file.parent_looked_up:
             return
-        stored = index.get(file.item.name)
-        if stored is not None:
-            file.parent_entry = stored.entry
-            if stored.node_list is None:
-                file.parent_small = small_span(stored)
-            else:
-                file.parent_pointer = stored.node_list
-                file.parent_list = self._reader.node_list(stored)
         file.parent_looked_up = True
+        stored = index.get(file.item.name)
+        if stored is None:
+            return
+        file.parent_entry = stored.entry
+        if stored.node_list is None:
+            file.parent_small = small_span(stored)
+            return
+        with self._forgiving():
+            file.parent_list = self._reader.node_list(stored)
+            file.parent_pointer = stored.node_list
 
     def node_span(self, file: LargeFile, index: int) -> ParentSpan | None:
-        """The parent's span where node number index lies; None if it has none. Call with the file's lock held."""
+        """The parent's span where node number index lies; None if it has none. Call with the file's lock held, once."""
         if file.parent_small is not None:
             return file.parent_small if index == 0 else None
         nodes = file.parent_list
@@ -40,17 +60,19 @@ class EarlierFiles:
             return None
         if index not in file.parent_nodes:
             wanted = range(index, min(index + NODES_AT_ONCE, len(nodes)))
-            for number, node in zip(wanted, self._reader.nodes(nodes, wanted), strict=True):
-                file.parent_nodes[number] = ParentSpan(node.extents, node.ranges.digests())
-        return file.parent_nodes.pop(index)
+            with self._forgiving():
+                for number, node in zip(wanted, self._reader.nodes(nodes, wanted), strict=True):
+                    file.parent_nodes[number] = ParentSpan(node.extents, node.ranges.digests())
+        return file.parent_nodes.pop(index, None)
 
-    def small_file_span(self, stored: StoredFile) -> ParentSpan:
-        """The parent's first mebibyte of a file that is small now, however large it was."""
+    def small_file_span(self, stored: StoredFile) -> ParentSpan | None:
+        """The parent's first node of a file that is small now, however large it was."""
         if stored.node_list is None:
             return small_span(stored)
-        nodes = self._reader.node_list(stored)
-        node = next(self._reader.nodes(nodes, [0]))
-        return ParentSpan(node.extents, node.ranges.digests())
+        with self._forgiving():
+            node = next(self._reader.nodes(self._reader.node_list(stored), [0]))
+            return ParentSpan(node.extents, node.ranges.digests())
+        return None
 
 
 def small_span(stored: StoredFile) -> ParentSpan:

@@ -36,7 +36,7 @@ def preview_backup(request: BackupRequest, store: ClusterStore, *, clock: Clock,
         source = inspect_server(conn, request, store, clock, warnings)
         tail = wal_tail(conn)
     history = local_history(request.pgdata, source.facts.timeline)
-    parent, _, why = find_parent(request, source, Catalog(store), store, history, tail.inserted)
+    parent, _, why = find_parent(request, source, Catalog(store), store, history, tail.inserted, warnings)
     listing = list_data_directory(
         request.pgdata,
         catalog_version=source.facts.catalog_version,

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pgrecall.clock import Clock
 from pgrecall.domain.lsn import Lsn
 from pgrecall.errors import PgrecallError
-from pgrecall.postgres.page import BAD_CHECKSUM, HEADER_BAD, scan_pages
+from pgrecall.postgres.page import BAD_CHECKSUM, CHANGED, HEADER_BAD, scan_pages
 from pgrecall.postgres.relation import FilenodeMapDamaged, Fork, RelationFile, first_block, is_whole_filenode_map
 from pgrecall.services.backup.damage import NewestPage, Suspect, SuspectPages
 
@@ -68,6 +68,8 @@ def read_filenode_map_again(fd: int, memory: memoryview, length: int, path: byte
             return length
         clock.sleep(REREAD_PAUSE_SECONDS)
         length = read_fully(fd, memory, 0, path)
+    if is_whole_filenode_map(bytes(memory[:length])):
+        return length
     raise FilenodeMapDamaged(
         f"{os.fsdecode(path)} fails its checksum, read {REREADS + 1} times", path=os.fsdecode(path)
     )
@@ -137,7 +139,8 @@ class PageReader:
                 before = bytes(page)
                 self._clock.sleep(REREAD_PAUSE_SECONDS)
                 if os.preadv(fd, [page], offset + index * size) != size:
-                    page[:] = before  # truncated meanwhile: WAL replay cuts it, too
+                    page[:] = before
+                    flags[index] = CHANGED  # cut off meanwhile, as WAL replay will cut it: nobody's damage
                     break
                 scan_pages(
                     page,

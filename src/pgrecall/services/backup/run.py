@@ -193,7 +193,7 @@ class _Run:
             last=lambda worker, writer: store_extras(worker, shared, self.listing, writer),
         )
         for reason in (earlier.unreadable if earlier else [])[:20]:
-            self.warnings.add(f"a map of {parent.manifest.label if parent else None} cannot be read: {reason}; stored anew")
+            self.warnings.add(f"the parent's map cannot be read: {reason}; what it describes is stored anew")
         for path, offset in copied.counts.unexplained[:20]:
             self.warnings.add(
                 f"{path} differs from the parent at byte {offset} although no page LSN says so; stored anew"

@@ -14,11 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from pgrecall.postgres.page import CHANGED
+from pgrecall.postgres.page import BAD_CHECKSUM, CHANGED, HEADER_BAD
 from pgrecall.repository.columns import RANGE_SIZE, SMALL_FILE, ChunkRef, PackRef
 from pgrecall.repository.extents import Extents, Piece, Ranges
 
 Flags = npt.NDArray[np.uint8]
+
+NOT_THE_PARENTS = CHANGED | BAD_CHECKSUM | HEADER_BAD
+"""A corrupt page is stored as it is: its LSN says nothing, and the parent's page is not what the file holds."""
 
 
 class ChunkSink(Protocol):
@@ -37,6 +40,10 @@ class ParentSpan:
     @property
     def length(self) -> int:
         return self.extents.length
+
+    def range_length(self, index: int) -> int:
+        """Bytes of range number index; 0 beyond the end."""
+        return max(_range_length(self.length, index), 0)
 
 
 @dataclass(slots=True)
@@ -163,7 +170,7 @@ class SpanStore:
         for index in changed:
             runs = self._changed_pages(data, parent, index, flags)
             if not runs:
-                if runs is not None:
+                if runs is not None and parent.range_length(index) == _range_length(len(data), index):
                     self.counts.unexplained.append((path, offset + index * RANGE_SIZE))
                 self._store_range(span, data, index, ids[index])
                 continue
@@ -213,7 +220,7 @@ class SpanStore:
             return None
         first = start // self._page_size
         count = length // self._page_size
-        changed = (flags[first : first + count] & CHANGED) != 0
+        changed = (flags[first : first + count] & NOT_THE_PARENTS) != 0
         changed[known // self._page_size :] = True
         if int(changed.sum()) * 2 > count:
             return None

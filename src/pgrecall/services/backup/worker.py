@@ -9,6 +9,7 @@ from pgrecall.domain.lsn import Lsn
 from pgrecall.observe.reporter import Reporter
 from pgrecall.postgres.filestat import birth_ns
 from pgrecall.postgres.listing import FileItem, FileKind, join
+from pgrecall.postgres.page import CHANGED
 from pgrecall.postgres.relation import RelationFile, parse_relation_path
 from pgrecall.repository.columns import NODE_SIZE, SMALL_FILE, PackRef
 from pgrecall.repository.directory_writer import DirectoryWriter
@@ -227,6 +228,9 @@ class Worker:
             and relation.page_increments
             and is_same_file(earlier, inode=entry.inode, birth=entry.birth)
         )
+        if trusted and flags is not None and relation is not None and relation.segment == 0 and offset == 0:
+            # SP-GiST writes its metapage, block 0, without WAL and a new LSN (spgutils.c: SpGistUpdateMetaPage).
+            flags[:1] |= CHANGED
         return self._store.store_changed(
             data, parent, path=os.fsdecode(path), offset=offset, flags=flags if trusted else None
         )
