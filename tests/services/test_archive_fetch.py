@@ -177,6 +177,25 @@ def test_past_the_switch_the_parent_s_segment_is_withheld(filled: Filled) -> Non
             filled.fetch(name, history=child, patience=600)
 
 
+def test_a_recovery_that_restore_did_not_set_up_follows_the_newest_history_it_was_given(filled: Filled) -> None:
+    archive, pgdata = filled.archive, filled.server.pgdata
+    switch = WalSegment.parse(filled.names[1], SIZE).start(SIZE) + 0x1000
+    (pgdata / "pg_wal/00000002.history").write_text(f"1\t{switch}\tno recovery target specified\n")
+    archive.push(filled.server, "00000002.history")
+
+    def ask(name: str, *, standby: bool) -> Fetched:
+        request = FetchRequest.of_server(name, pgdata / "pg_wal/RECOVERYXLOG", pgdata, standby=standby)
+        return fetch_wal(lambda: archive.store, request, patience=timedelta(0), clock=ManualClock("2026-11-20T12:00Z"))
+
+    for standby in (False, True):
+        (pgdata / "pg_wal/pgrecall-served.json").unlink(missing_ok=True)
+        assert ask(filled.names[2], standby=standby) is Fetched.FOUND
+        assert ask("00000002.history", standby=standby) is Fetched.FOUND
+        assert ask(filled.names[0], standby=standby) is Fetched.FOUND
+        with pytest.raises(WalWithheld):
+            ask(filled.names[2], standby=standby)
+
+
 def test_names_that_are_none_are_refused_at_once(filled: Filled) -> None:
     for name in ("../../etc/passwd", "", "000000010000000000000001x"):
         with pytest.raises(WalNameInvalid):

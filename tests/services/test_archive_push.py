@@ -145,6 +145,19 @@ def test_a_server_that_lost_its_token_goes_on_because_its_wal_continues(
     assert archive.inventory().forks() == []
 
 
+def test_a_server_in_recovery_archives_but_claims_nothing(server: ScratchServer, archive: Archive) -> None:
+    """archive_mode=always on a standby: whoever is first, the timeline is the primary's."""
+    first, second = fill(server, 2)
+    signal_file = server.pgdata / "standby.signal"
+    signal_file.touch()
+    assert archive.push(server, first, host="standby").outcome is Outcome.STORED
+    assert archive.inventory().owner(1) is None
+    signal_file.unlink()
+    assert archive.push(server, first).outcome is Outcome.ALREADY
+    assert archive.push(server, second).outcome is Outcome.STORED
+    assert archive.inventory().owner(1) is not None
+
+
 def test_a_gap_before_it_proves_nothing_so_a_stranger_s_segment_is_kept_apart(
     server: ScratchServer, archive: Archive
 ) -> None:

@@ -70,14 +70,14 @@ class Archive:
         config = self.home / f"{host}.toml"
         if not config.exists():
             self.write_config(host=host)
-        env = f"PYTHONPATH={SOURCE} PYTHONDONTWRITEBYTECODE=1 PGRECALL_CONFIG={shlex.quote(str(config))}"
+        env = f"PYTHONPATH={SOURCE} PYTHONPYCACHEPREFIX={self.home}/pyc PGRECALL_CONFIG={shlex.quote(str(config))}"
         return f"{env} {sys.executable} -m pgrecall {words}"
 
     def run(self, words: str, *, cwd: Path, host: str = "host", **environment: str) -> subprocess.CompletedProcess[str]:
         """Call the program as PostgreSQL does."""
         return subprocess.run(
             ["/bin/sh", "-c", self.command(words, host=host)],
-            cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, check=False,
+            cwd=cwd, env=_with_bytecode(environment), capture_output=True, text=True, check=False,
         )  # fmt: skip
 
     def push(self, server: ScratchServer, name: str, *, host: str = "host") -> PushResult:
@@ -98,6 +98,11 @@ class Archive:
         """The file of the stored object of a WAL file."""
         timeline = name[:8]
         return self.home / f"repository/clusters/main/wal/{self.system_identifier}/{timeline}/{name}"
+
+
+def _with_bytecode(environment: dict[str, str]) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return inherited | environment
 
 
 def archiving(command: str) -> dict[str, str]:

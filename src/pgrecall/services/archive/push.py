@@ -1,7 +1,7 @@
 """Owns `wal push`: one file of pg_wal becomes durable in the repository, or the reason is told.
 
 Rules 11 of the format and 22 of PostgreSQL: the same bytes again are a success; other bytes under a name that is
-taken are kept beside it, under the sender's token, and end in an error if the sender owns the timeline, else in an alert.
+taken are kept beside it, under the sender's token, and are an error if the sender owns the timeline, else an alert.
 """
 
 from collections.abc import Callable, Mapping
