@@ -90,6 +90,8 @@ class RecoverySettings:
     archive_command: str | None = None
     required: Mapping[str, int] | None = None
     """Parameters that recovery needs at least (`missing_parameters`)."""
+    in_place_tablespaces: bool = False
+    """There are some: recovery takes their directories for strays unless it is allowed (CheckTablespaceDirectory)."""
     schedulers_off: bool = False
     """pg_cron is preloaded: a clone must not run its original's jobs."""
 
@@ -116,6 +118,8 @@ class RecoverySettings:
         ]
         if self.action is RecoveryAction.PAUSE:
             pairs.append(("hot_standby", "on"))  # without it a server that should pause shuts down
+        if self.in_place_tablespaces:
+            pairs.append(("allow_in_place_tablespaces", "on"))
         pairs += [(each, str(least)) for each, least in (self.required or {}).items()]
         if self.is_clone:
             pairs += _CLONE_OFF

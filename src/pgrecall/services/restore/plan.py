@@ -76,6 +76,8 @@ class RestorePlan:
     tablespaces: tuple[PlacedTablespace, ...]
     replay_places: tuple[Path, ...]
     """Empty directories that replay of CREATE TABLESPACE needs."""
+    in_place_tablespaces: bool
+    """In the backup, or made by replay."""
     ownership: Ownership
     space: tuple[SpaceNeed, ...]
     reading: Reading
@@ -114,8 +116,9 @@ def plan_restore(store: ClusterStore, options: RestoreOptions, *, now: datetime)
     destination = _destination(options.destination, blockers)
     placed, conflicts = place_tablespaces(manifest.tablespaces, options.tablespaces, destination.path)
     blockers += conflicts
+    created = tablespaces_created(inventories[choice.commit.system_identifier], choice.wal.segments)
     replay_places, harm = refuse_foreign_replay(
-        tablespaces_created(inventories[choice.commit.system_identifier], choice.wal.segments),
+        created,
         start=choice.commit.start_lsn,
         target=choice.wal.target,
         inclusive=options.request.inclusive,
@@ -140,6 +143,8 @@ def plan_restore(store: ClusterStore, options: RestoreOptions, *, now: datetime)
         destination=destination,
         tablespaces=tuple(placed),
         replay_places=tuple(replay_places),
+        in_place_tablespaces=any(each.in_place for each in manifest.tablespaces)
+        or any(not each.path for each in created),
         ownership=ownership,
         space=tuple(space),
         reading=_reading(reader, choice.commit),

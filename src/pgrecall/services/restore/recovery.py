@@ -91,6 +91,7 @@ def _recovery_settings(plan: RestorePlan, inherited: ConfTree, program: Program)
         restore_command=restore_command(program.words, program.fetch_options),
         archive_command=archive,
         required=required,
+        in_place_tablespaces=plan.in_place_tablespaces,
         schedulers_off=schedulers,
     )
     if required:
