@@ -1,0 +1,1 @@
+"""Measures pgrecall against pg_basebackup and pgBackRest: the same server, the same data, paired runs."""
