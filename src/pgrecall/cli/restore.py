@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from datetime import UTC
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import click
 
 from pgrecall.cli.invocation import Invocation
-from pgrecall.cli.options import option, verb
+from pgrecall.cli.options import argument, option, verb
 from pgrecall.cli.output import Line, Span
 from pgrecall.cli.zone import Zone
 from pgrecall.domain.humanize import format_bytes, format_duration, format_time
@@ -18,6 +17,7 @@ from pgrecall.domain.target import RecoveryRequest, RecoveryTarget, parse_target
 from pgrecall.errors import TimeAmbiguous, UsageError, ValueInvalid
 from pgrecall.postgres.recovery_settings import RecoveryAction
 from pgrecall.services.context import open_cluster
+from pgrecall.services.init.local import program_words
 from pgrecall.services.restore.execute import execute_restore
 from pgrecall.services.restore.plan import RestoreOptions, RestorePlan, plan_restore
 from pgrecall.services.restore.recovery import Program
@@ -37,6 +37,7 @@ ALIASES = ("time", "lsn", "xid", "name")
     ],
     writes=True,
 )
+@argument("what", required=False, type=click.Choice(["cluster"]), default="cluster")
 @option("--to", "destination", required=True, metavar="DIR", help="Where to: an absent or empty directory.")
 @option("--at", "at", default=None, metavar="MOMENT", help='latest (default), "2026-11-20 14:05:00+01:00", 20m-ago, '
         "lsn:…, xid:…, name:…, immediate.")  # fmt: skip
@@ -54,8 +55,8 @@ ALIASES = ("time", "lsn", "xid", "name")
 @option("--target-xid", "alias_xid", hidden=True)
 @option("--target-name", "alias_name", hidden=True)
 def command(
-    run: Invocation, destination: str, at: str | None, exclusive: bool, timeline: str, from_label: str | None,
-    action: str, become: str | None, tablespaces: tuple[str, ...], jobs: int | None, **aliases: str | None,
+    run: Invocation, what: str, destination: str, at: str | None, exclusive: bool, timeline: str,
+    from_label: str | None, action: str, become: str | None, tablespaces: tuple[str, ...], jobs: int | None, **aliases: str | None,
 ) -> int:  # fmt: skip
     """Recover a cluster into a directory, to the newest moment or to any other that the WAL reaches.
 
@@ -81,7 +82,7 @@ def command(
     plan = plan_restore(store, options, now=run.clock.now())
     if run.globals.dry_run:
         return _dry_run(run, plan, zone)
-    with run.unattended("restore", cluster), run.progress() as progress:
+    with run.progress() as progress:
         done = execute_restore(plan, program(run, become or cluster.name), reporter=progress, clock=run.clock)
     report = report_done(done)
     run.emit("restore", 1, data=report, text=lambda: render(report, zone))
@@ -121,12 +122,11 @@ def parse_destination(text: str, zone: Zone) -> Path:
 
 def program(run: Invocation, cluster: str) -> Program:
     """How PostgreSQL will call us: this very program, with the configuration and key that this call used."""
-    script = Path(sys.executable).parent / "pgrecall"
-    words = [str(script)] if script.is_file() else [sys.executable, "-m", "pgrecall"]
+    words = program_words()
     settings = run.settings()
     if settings.path is not None:
         words += ["--config", str(settings.path)]
-    if run.globals.repository is not None:
+    if settings.repository_given is not None:
         words += ["--repo", settings.repository().url]
     words += ["-c", cluster]
     identity = run.globals.identity_file
