@@ -56,7 +56,8 @@ ALIASES = ("time", "lsn", "xid", "name")
 @option("--target-name", "alias_name", hidden=True)
 def command(
     run: Invocation, what: str, destination: str, at: str | None, exclusive: bool, timeline: str,
-    from_label: str | None, action: str, become: str | None, tablespaces: tuple[str, ...], jobs: int | None, **aliases: str | None,
+    from_label: str | None, action: str, become: str | None, tablespaces: tuple[str, ...], jobs: int | None,
+    **aliases: str | None,
 ) -> int:  # fmt: skip
     """Recover a cluster into a directory, to the newest moment or to any other that the WAL reaches.
 
