@@ -31,6 +31,7 @@ def main() -> int:
     """The console script: its return value is the exit status."""
     argv = sys.argv[1:]
     signal.signal(signal.SIGTERM, _terminate)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's linear algebra, never used, starts threads that spin
     try:
         from pgrecall.clock import SystemClock
 
