@@ -63,8 +63,8 @@ class Output:
         for number, line in enumerate((*before, last)):
             head = (Span("error: ", "red"),) if number == 0 else ("  ",)
             self.stderr.write(self.paint((*head, line), self.stderr) + "\n")
-        hint = (f"  → {error.hint}",) if error.hint else ("  ",)
-        self.stderr.write(self.paint((*hint, Span(f"  [{error.code}]", "dim")), self.stderr) + "\n")
+        hint = f"  → {error.hint}" if error.hint else ""
+        self.stderr.write(self.paint((hint, Span(f"  [{error.code}]", "dim")), self.stderr) + "\n")
         self.stderr.flush()
 
     def colours(self, stream: TextIO) -> bool:

@@ -51,11 +51,11 @@ class Progress:
                 self._out.note(self._line())
 
     def note(self, text: str) -> None:
-        with self._lock:
+        with self._lock, self._beside_the_bar():
             self._out.note(text)
 
     def warn(self, text: str) -> None:
-        with self._lock:
+        with self._lock, self._beside_the_bar():
             self.warnings.append(text)
             self._out.warn(text)
 
@@ -78,6 +78,18 @@ class Progress:
 
     def _seconds(self, since: float) -> float:
         return self._clock.monotonic() - since
+
+    @contextmanager
+    def _beside_the_bar(self) -> Iterator[None]:
+        """A line while the bar is up: the bar is taken away and drawn again below it."""
+        if self._bar is None:
+            yield
+            return
+        self._bar.stop()
+        try:
+            yield
+        finally:
+            self._bar.start()
 
     def _begin_bar(self) -> None:
         from rich import progress as rich

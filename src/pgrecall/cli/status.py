@@ -53,7 +53,7 @@ def summary(status: ClusterStatus, zone: Zone) -> str:
     if status.newest_backup is not None and status.newest_backup.stopped is not None:
         parts.append(f"newest backup {zone.ago(status.newest_backup.stopped)}, {status.backups} in all")
     if status.archiver is not None and status.archiver.waiting:
-        parts.append(f"{status.archiver.waiting} segments wait to be archived")
+        parts.append(f"segments that wait to be archived: {status.archiver.waiting}")
     return " · ".join(parts) or "nothing can be recovered"
 
 

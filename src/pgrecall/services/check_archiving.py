@@ -57,7 +57,7 @@ def _is_forked(store: ClusterStore, system_identifier: int, segment: str) -> boo
 
 
 def _why(before: ArchiverState, after: ArchiverState) -> str:
-    waiting = f"{after.waiting} segments wait" if after.waiting is not None else "others may wait"
+    waiting = f"segments that wait: {after.waiting}" if after.waiting is not None else "others may wait"
     if after.failing and after.last_failed_at is not None:
         count = after.failed_count - before.failed_count
         when = format_time(after.last_failed_at.replace(microsecond=0))

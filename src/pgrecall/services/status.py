@@ -141,7 +141,7 @@ def _judge(
         what = "only the backups' own moments: WAL is not archived" if own else "the backups' WAL is not in the archive"
         found.append(Trouble(Level.WARN if own else Level.FAIL, what, f"pgrecall check -c {name}"))
     if archiver is not None and archiver.failing:
-        waiting = f", {archiver.waiting} segments wait" if archiver.waiting else ""
+        waiting = f", waiting segments: {archiver.waiting}" if archiver.waiting else ""
         what = f"archiving fails at {archiver.last_failed}{waiting}"
         found.append(Trouble(Level.FAIL, what, f"pgrecall check -c {name}"))
     for backup in backups[:1]:

@@ -211,7 +211,8 @@ def _refuse_unreachable_program(program: Sequence[str], owner: OsUser) -> None:
 def _state_dir(settings: Settings | None, owner: OsUser, environ: Mapping[str, str]) -> Path:
     """Written into a new configuration, so that whoever starts us agrees on it; an existing file keeps its default."""
     if settings is None:
-        return default_state_dir(environ)
+        given = environ.get("PGRECALL_STATE_DIR")
+        return Path(given) if given else default_state_dir(environ)
     return as_user(owner, lambda: default_state_dir(environ))
 
 
