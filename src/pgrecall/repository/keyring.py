@@ -1,7 +1,8 @@
 """Owns the root key: making it, wrapping it for each recipient, getting it back from a secret that a person holds."""
 
 import re
-import secrets
+import secrets as random_secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyrage  # type: ignore[import-untyped]
@@ -72,7 +73,7 @@ class Wrap:
 
 
 def new_root(repository: bytes) -> RootKey:
-    return RootKey(repository, 1, secrets.token_bytes(KEY_SIZE))
+    return RootKey(repository, 1, random_secrets.token_bytes(KEY_SIZE))
 
 
 def new_identity() -> str:
@@ -87,7 +88,7 @@ def recipient_of(identity: str) -> str:
 
 def new_passphrase() -> str:
     """120 bits in groups that can be typed from paper, like `k3v9-x2mq-7dhn-w4rt-p8sc-j6ba`."""
-    return "-".join("".join(secrets.choice(_ALPHABET) for _ in range(_GROUP)) for _ in range(_GROUPS))
+    return "-".join("".join(random_secrets.choice(_ALPHABET) for _ in range(_GROUP)) for _ in range(_GROUPS))
 
 
 def as_generated(typed: str) -> str:
@@ -108,7 +109,7 @@ def wrap_for_recipient(root: RootKey, recipient: str) -> Wrap:
 
 
 def wrap_for_passphrase(root: RootKey, passphrase: str) -> Wrap:
-    name = _PASSPHRASE + secrets.token_hex(4)
+    name = _PASSPHRASE + random_secrets.token_hex(4)
     return Wrap(root_wrap_key(root.generation, name), agefile.encrypt(root.encode(), passphrase))
 
 
@@ -144,6 +145,28 @@ def unwrap_root(storage: Storage, secret: str, repository: bytes | None) -> Root
         hint="Use the identity file or the passphrase that was printed when the repository was made.",
         recipients=names,
     )
+
+
+def open_wrap(key: str, data: bytes, recipient: str, secrets: Sequence[str]) -> RootKey | None:
+    """What the wrap `key` holds; None where none of secrets (identity files, passphrases) is for its kind of recipient.
+
+    ObjectDamaged: it is no age file, or the identity that it is wrapped for does not open it. KeyMismatch: no passphrase
+    at hand opens it; it is damaged, or for another one.
+    """
+    if not data.startswith(b"age-encryption.org/v1\n"):
+        raise ObjectDamaged(f"{key} is damaged: it is no age file")
+    mismatch: KeyMismatch | None = None
+    for secret in secrets:
+        identity = _IDENTITY.search(secret)
+        if (recipient_of(identity[0]) != recipient) if identity else not recipient.startswith(_PASSPHRASE):
+            continue
+        try:
+            return RootKey.decode(_open(data, identity[0] if identity else None, secret, key), key)
+        except KeyMismatch as error:
+            mismatch = error
+    if mismatch is not None:
+        raise mismatch
+    return None
 
 
 def _open(data: bytes, identity: str | None, passphrase: str, what: str) -> bytes:

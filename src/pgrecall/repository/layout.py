@@ -31,6 +31,7 @@ _IN_RUN = re.compile(rf"(?:packs|bad)/{_LABEL}/([0-9]{{8}})\Z")
 _OF_BACKUP = re.compile(rf"backups/{_LABEL}/(claim|manifest|backup\.json)\Z")
 _WAL_FILE = re.compile(r"([0-9A-F]{8})(?:[0-9A-F]{16}(?:\.partial|\.[0-9A-F]{8}\.backup)?|\.history)\Z")
 _WAL_NAME = re.compile(r"wal/([0-9]{1,20})/([0-9A-F]{8})(?:~([0-9a-f]{8}))?/([^/]+)\Z")
+_OWNER_NAME = re.compile(r"wal/([0-9]{1,20})/([0-9A-F]{8})/owner\Z")
 _MAX_SEQ = 99_999_999
 
 
@@ -139,6 +140,12 @@ class WalPlace(NamedTuple):
 
 def owner_name(system_identifier: int, timeline: int) -> str:
     return f"wal/{system_identifier}/{timeline:08X}/owner"
+
+
+def parse_owner_name(name: str) -> tuple[int, int] | None:
+    """(system identifier, timeline)"""
+    match = _OWNER_NAME.match(name)
+    return (int(match[1]), int(match[2], 16)) if match else None
 
 
 def wal_prefix(system_identifier: int, timeline: int, *, fork: str | None = None) -> str:
