@@ -1,0 +1,74 @@
+"""The demo's outer process: a private place, a user that PostgreSQL accepts, and nothing left of the inner one."""
+
+import os
+import pwd
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from pgrecall.errors import PostgresError
+from pgrecall.postgres.binaries import Binaries
+from pgrecall.postgres.osuser import run_as, terminable
+from pgrecall.postgres.staging import Stage, environment_for, staged
+from pgrecall.postgres.users import OsUser, find_user, is_root
+from pgrecall.services.demo.place import Place
+
+HOME_VARIABLE = "PGRECALL_DEMO_HOME"
+"""Tells the inner process that it is the inner one, and where its directory is to be."""
+DEMO_DIRECTORY = "demo"
+KEPT_MARK = "KEPT"
+
+
+def supervise(argv: Sequence[str], binaries: Binaries, *, keep: bool, environ: Mapping[str, str]) -> int:
+    """Run this interpreter with these arguments as a user that is not root; its exit status.
+
+    Its environment has none of the caller's PG… variables; HOME and TMPDIR are private. What it leaves, processes or
+    files, is removed, also when we are interrupted; with `keep`, what it marked as kept stays and is started.
+    """
+    user = find_user() if is_root() else current_user()
+    with terminable(), staged(user, [binaries.bindir], keep=keep) as stage:
+        place = Place(stage.temporary / DEMO_DIRECTORY)
+        kept = False
+        try:
+            command = [str(stage.python), *(stage.translate_argument(argument) for argument in argv)]
+            environment = {**environment_for(stage, _without_postgres(environ)), HOME_VARIABLE: str(place.home)}
+            status = run_as(user, command, environment, directory=stage.temporary)
+            if (place.home / KEPT_MARK).exists():
+                _start_kept(place, stage, binaries, environment)
+                kept = True
+            return status
+        finally:
+            if keep and not kept:
+                shutil.rmtree(stage.root, ignore_errors=True)
+
+
+def mark_kept(home: Path) -> None:
+    (home / KEPT_MARK).touch()
+
+
+def current_user() -> OsUser:
+    name = str(os.getuid())
+    with suppress(KeyError):
+        name = pwd.getpwuid(os.getuid()).pw_name
+    return OsUser(name, os.getuid(), os.getgid())
+
+
+def start_words(bindir: Path, pgdata: Path) -> list[str]:
+    return [str(bindir / "pg_ctl"), "-D", str(pgdata), "-l", f"{pgdata}.log", "-s", "-w", "start"]
+
+
+def _start_kept(place: Place, stage: Stage, binaries: Binaries, environment: Mapping[str, str]) -> None:
+    """With the very commands that the report names."""
+    bindir = stage.translate(binaries.bindir)
+    for pgdata in (place.original, place.recovered):
+        words = start_words(bindir, pgdata)
+        status = run_as(stage.user, words, environment, directory=place.home, keep=True)
+        if status != 0:
+            raise PostgresError(f"{shlex.join(words)} ended with {status}", hint=f"its log: {pgdata}.log")
+
+
+def _without_postgres(environ: Mapping[str, str]) -> dict[str, str]:
+    """The caller's own server, and the caller's own pgrecall, are not the demo's."""
+    return {name: value for name, value in environ.items() if not name.startswith("PG")}
