@@ -27,6 +27,18 @@ def test_the_errors_page_lists_every_code_with_its_exit_status() -> None:
     assert listed == known, f"docs/errors.md lacks {sorted(known - listed)}, has in excess {sorted(listed - known)}"
 
 
+def test_the_json_page_describes_every_schema_that_a_verb_emits() -> None:
+    page = (DOCS / "json.md").read_text("utf-8")
+    verbs = (Path(pgrecall.__file__).parent / "cli").glob("*.py")
+    emitted = {
+        match for verb in verbs for match in re.findall(r'run\.emit\(\s*"([a-z-]+)", (\d+)', verb.read_text("utf-8"))
+    }
+    missing = [
+        f"pgrecall.{name}/{version}" for name, version in emitted if f"## `pgrecall.{name}/{version}`" not in page
+    ]
+    assert not missing, f"docs/json.md does not describe {missing}"
+
+
 def _errors(base: type[PgrecallError]) -> Iterator[type[PgrecallError]]:
     for module in pkgutil.walk_packages(pgrecall.__path__, "pgrecall."):
         if not module.name.endswith(("__main__", "_native")):

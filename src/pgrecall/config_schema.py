@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -101,7 +100,9 @@ class Reader:
         if name in special:
             self.problem(key, f"{dotted(key)} is no setting of this version", special[name])
             return
-        close = difflib.get_close_matches(name, known, n=1)
+        from difflib import get_close_matches
+
+        close = get_close_matches(name, known, n=1)
         cure = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
         self.problem(key, f"{dotted(key)} is no setting", cure)
 

@@ -60,6 +60,7 @@ def test_data_for_programs_is_text_numbers_and_utc() -> None:
         "at": "2026-11-20T14:31:07Z",
         "path": "/x",
     }
+    assert jsonable(b"caf\xe9") == "caf\\udce9"
     assert jsonable("caf\udce9 é") == "caf\\udce9 é"
     assert jsonable((timedelta(seconds=1.5), [1, None, True])) == [1.5, [1, None, True]]
 

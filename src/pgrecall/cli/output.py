@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePath
@@ -116,6 +117,8 @@ def jsonable(value: object) -> Any:
             return value
         case _ if type(value).__module__.startswith("pgrecall.domain") and type(value).__str__ is not object.__str__:
             return str(value)  # labels, targets: as people write them
+        case bytes():
+            return jsonable(os.fsdecode(value))  # names of files
         case datetime():
             return rfc3339(value)
         case timedelta():
