@@ -20,7 +20,7 @@ from generate_series(%s::bigint, %s::bigint) i
 """
 CHANGE = """
 update {table} set {column} = {column} + 1 where {key} in (
-    select page * (select count(*) from {table}) / {pages} + 1
+    select page * (select max({key}) from {table}) / {pages} + 1
     from generate_series(0, {pages} - 1) page order by random() limit {changed})
 """
 FILES = """
@@ -86,12 +86,17 @@ def fill_files(server: ScratchServer, count: int) -> None:
 
 
 def change_pages(server: ScratchServer, percent: float) -> int:
-    """Update one row in each of `percent` of the pages of both large tables, chosen at random; the number of pages."""
+    """Update one row in each of `percent` of the pages of both large tables, chosen at random; the number of pages.
+
+    Vacuumed at once: what hint bits and pruning change belongs to this change, not to the next one.
+    """
     changed = 0
     for table, key, column in (("pgbench_accounts", "aid", "abalance"), ("docs", "id", "seen")):
         pages = server.value(f"select pg_relation_size('{table}') / current_setting('block_size')::int")
         count = max(1, round(pages * percent / 100))
-        server.execute(CHANGE.format(table=table, key=key, column=column, pages=pages, changed=count))
+        server.execute(
+            CHANGE.format(table=table, key=key, column=column, pages=pages, changed=count), f"vacuum {table}"
+        )
         changed += count
     server.execute("checkpoint")
     return changed

@@ -56,7 +56,7 @@ class Pgrecall:
         self._labels = []
         self._config = home / "pgrecall.toml"
         # A checkout that we cannot write to has no bytecode of its own; an installed package has.
-        bytecode = {"PYTHONPYCACHEPREFIX": str(home.parent / "bytecode")}
+        bytecode = {"PYTHONPYCACHEPREFIX": str(home.parent / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
         state = {"HOME": str(home), "XDG_STATE_HOME": str(home / "state")}
         self._environment = {**server.client_environment(), **state, **bytecode}
         for verb in ("backup", "restore", *(["verify"] if _has_verb("verify") else [])):
