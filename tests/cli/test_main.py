@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -183,6 +184,19 @@ def test_a_broken_installation_does_not_end_a_recovery(tmp_path: Path) -> None:
     done = subprocess.run(program, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 126
     assert "half an upgrade" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("options", "levels"), [((), "WE"), (("-v",), "IWE"), (("-vv",), "DIWE"), (("-q",), "E")])
+def test_log_lines_follow_quiet_and_verbose(program: Program, options: tuple[str, ...], levels: str) -> None:
+    def work(run: Invocation) -> None:
+        log = logging.getLogger("pgrecall.services.any")
+        for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+            log.log(level, "segment\n%s", "x")
+
+    program.behaviour = work
+    assert program("probe", *options) == 0
+    assert [line.split()[1][0].upper() for line in program.said.splitlines()] == list(levels)
+    assert all(line.endswith(" services.any: segment\\x0ax") for line in program.said.splitlines())
 
 
 def test_a_verbs_own_status_is_kept(program: Program) -> None:

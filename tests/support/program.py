@@ -42,7 +42,7 @@ class Program:
 
 def protect(program: Program, server: ScratchServer, *options: str) -> dict[str, Any]:
     """init --apply on a running server, and the restart that archive_mode needs."""
-    place = ["--repo", program.home / "repo", "--pgdata", server.pgdata]
+    place = ("--repo", str(program.home / "repo"), "--pgdata", str(server.pgdata))
     status = program("init", *place, "--apply", "--json", *options)
     assert status in (0, 3), program.result  # 3: fsync is off in tests
     server.restart()

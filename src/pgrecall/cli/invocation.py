@@ -54,6 +54,13 @@ class Invocation:
         if name in ("json", "quiet", "verbose"):
             setattr(self.out, name, value)
 
+    def start_logging(self) -> None:
+        """What parts below log goes to stderr, as -q and -v say."""
+        from pgrecall.cli.output import escape
+        from pgrecall.observe.logging import configure
+
+        configure(self.out.stderr, quiet=self.out.quiet, verbose=self.out.verbose, escape=escape)
+
     def settings(self) -> Settings:
         """The configuration, read and checked at first use."""
         if self._settings is None:

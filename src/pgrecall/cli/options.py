@@ -29,6 +29,7 @@ def verb(
         def invoke(*args: Any, **kwargs: Any) -> None:
             run: Invocation = click.get_current_context().find_root().obj
             run.verb = click.get_current_context().command_path.partition(" ")[2]
+            run.start_logging()
             run.exit_status = function(run, *args, **kwargs) or 0
 
         command = click.command(name, cls=Verb)(invoke)
