@@ -5,11 +5,11 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from pgrecall.domain.label import BackupLabel
-from pgrecall.errors import ObjectDamaged, ValueInvalid
+from pgrecall.errors import DamageFound, ObjectDamaged, ObjectMissing, ValueInvalid
 from pgrecall.repository.cluster import ClusterStore
 from pgrecall.repository.columns import ChunkRef, PackRef
 from pgrecall.repository.envelope import FrameOpener
-from pgrecall.repository.header import ObjectType
+from pgrecall.repository.header import HEADER_SIZE, Header, ObjectType
 from pgrecall.repository.layout import pack_name
 from pgrecall.repository.manifest import PackKeyhole, RunEntry
 from pgrecall.repository.runtable import RunTable
@@ -24,6 +24,7 @@ class PackIndex:
         self._store = store
         self._runs = {entry.run.number: entry for entry in runs}
         self._tables: dict[int, RunTable] = {}
+        self._lost_tables: dict[int, DamageFound | ObjectMissing] = {}
         self._openers: OrderedDict[PackRef, FrameOpener] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -45,7 +46,14 @@ class PackIndex:
         with self._lock:
             if table := self._tables.get(run):
                 return table
-        table = self._read_table(self._entry(run))
+            if lost := self._lost_tables.get(run):
+                raise lost
+        try:
+            table = self._read_table(self._entry(run))
+        except (DamageFound, ObjectMissing) as error:
+            with self._lock:
+                self._lost_tables[run] = error
+            raise
         with self._lock:
             self._tables[run] = table
         return table
@@ -64,10 +72,21 @@ class PackIndex:
         entry = self._entry(pack.run)
         if entry.pack.seq == pack.pack:
             return entry.pack
-        record = self.table(pack.run).find(pack.pack)
+        try:
+            record = self.table(pack.run).find(pack.pack)
+        except (DamageFound, ObjectMissing):
+            return self._keyhole_of_header(pack)
         if record is None:
             raise ObjectDamaged(f"the table of run {entry.run} does not name pack {pack.pack}", object=self.name(pack))
         return PackKeyhole(record.seq, record.generation, record.flags, record.salt)
+
+    def _keyhole_of_header(self, pack: PackRef) -> PackKeyhole:
+        """Where the table is lost: the pack itself says it, for one more request. Opening a chunk proves it."""
+        name = self.name(pack)
+        header = Header.decode(self._store.get_range(name, 0, HEADER_SIZE), name)
+        if header.type is not ObjectType.PACK or header.clear_length:
+            raise ObjectDamaged(f"{name} holds no pack", object=name)
+        return PackKeyhole(pack.pack, header.generation, header.flags, header.salt)
 
     def _opener(self, pack: PackRef, keyhole: PackKeyhole) -> FrameOpener:
         scope = self._store.scope
