@@ -3,7 +3,7 @@
 The real engine reads disks and asks pages for their LSN; this one is told the old bytes and compares.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -80,6 +80,7 @@ class TinyEngine:
     store: ClusterStore
     target: int = 1 << 20
     know_digests: bool = True
+    describe: Callable[[BackupLabel, BackupLabel | None], BackupFacts] = facts
     written: list[WrittenManifest] = field(default_factory=list)
 
     def back_up(
@@ -93,7 +94,7 @@ class TinyEngine:
         for path in sorted(_directories(tree)):
             self._directory(path, tree, old or {}, _Run(self, reader, data, maps))
         data.close()
-        made = maps.finish(facts(run, parent), data.records)
+        made = maps.finish(self.describe(run, parent), data.records)
         self.written.append(made)
         return made
 
