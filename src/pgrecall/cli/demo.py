@@ -20,7 +20,7 @@ from pgrecall.postgres.binaries import Binaries, BinariesNotFound, available_bin
 from pgrecall.services.demo.content import TableResult
 from pgrecall.services.demo.report import DemoReport, Kept
 from pgrecall.services.demo.run import DemoRequest, run_demo
-from pgrecall.services.demo.supervise import HOME_VARIABLE, mark_kept, start_words, supervise
+from pgrecall.services.demo.supervise import HOME_VARIABLE, mark_kept, supervise
 
 DEFAULT_MAJOR = "18"
 OLDEST_MAJOR = 15
@@ -38,7 +38,7 @@ FAILED = 1
     ],
 )
 @option("--postgres", default=DEFAULT_MAJOR, show_default=True, metavar="MAJOR|DIR",
-        help="Which PostgreSQL: 16 or 18 from the wheel, an installed version, or a directory of programs.")  # fmt: skip
+        help="16 or 18 from the wheel, an installed version, or a directory of programs.")  # fmt: skip
 @option("--size", default="300MB", show_default=True, metavar="SIZE", help="How large the database is made.")
 @option("--keep", is_flag=True, help="Leave both clusters running, and the repository.")
 @option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, metavar="N", help="How many workers.")
@@ -82,7 +82,7 @@ def _size(text: str) -> int:
     size = parse_bytes(text)
     if not SMALLEST <= size <= LARGEST:
         raise UsageError(
-            f"--size {text} is {format_bytes(size)}; the demo makes {format_bytes(SMALLEST)} to {format_bytes(LARGEST)}",
+            f"--size {text}: the demo makes {format_bytes(SMALLEST)} to {format_bytes(LARGEST)}",
             hint="pgrecall demo --size 300MB",
         )
     return size
@@ -148,6 +148,7 @@ def data(report: DemoReport) -> dict[str, object]:
         },
         "full": report.full,
         "incremental": report.incremental,
+        "commits": report.commits,
         "wal_segments": report.wal_segments,
         "sealed": report.sealed,
         "recovery": report.recovery,
@@ -179,10 +180,8 @@ def render(report: DemoReport, zone: Zone) -> Iterator[Line]:
     for statement in report.accident:
         yield Span(f"    {statement};", "dim")
     yield ""
-    yield Span(
-        f"What came back: the state of {report.moment.astimezone(zone.zone).isoformat(sep=' ', timespec='milliseconds')}",
-        "bold",
-    )
+    moment = report.moment.astimezone(zone.zone).isoformat(sep=" ", timespec="milliseconds")
+    yield Span(f"What came back: the state of {moment}", "bold")
     rows = [_table_row(each) for each in report.tables]
     header = ["table", "rows before", "rows recovered", "content"]
     yield from (_indented(line) for line in table(rows, header=header, right=(1, 2)))
@@ -215,15 +214,15 @@ def render_figures(report: DemoReport, zone: Zone) -> Iterator[Line]:
     recovery, loss = report.recovery, report.loss
     yield _figure(
         "Recovery took",
-        f"{recovery.took:.1f} s: files {recovery.files_took:.1f} s ({format_bytes(recovery.bytes)}), start and replay of "
-        f"WAL {recovery.replay_took:.1f} s",
+        f"{recovery.took:.1f} s: files {recovery.files_took:.1f} s ({format_bytes(recovery.bytes)}), "
+        f"start and replay of WAL {recovery.replay_took:.1f} s",
     )
     yield _figure("Database", format_bytes(report.database_bytes))
     for name, backup in (("Full backup", report.full), ("Incremental backup", report.incremental)):
         share = 100 * backup.stored / max(report.database_bytes, 1)
         yield _figure(
             name,
-            f"{format_bytes(backup.stored)} ({share:.0f} % of the database) in {backup.took:.1f} s, while it was written to",
+            f"{format_bytes(backup.stored)}, {share:.0f} % of the database, in {backup.took:.1f} s, nobody had to stop",
         )
     sealed = "encrypted (AES-256-GCM)" if report.sealed else "not encrypted"
     yield _figure(
@@ -233,40 +232,35 @@ def render_figures(report: DemoReport, zone: Zone) -> Iterator[Line]:
     )
     yield _figure(
         "Loss window",
-        f"had this machine burned down just before the accident: {loss.seconds:.1f} s of work lost (last stored commit "
-        f"{zone.short(loss.last_stored_commit)});",
+        f"had this whole machine been lost at {loss.at.astimezone(zone.zone):%H:%M:%S}, "
+        f"the last {loss.seconds:.1f} s of work were gone;",
     )
-    yield _figure("", f"never more than about {loss.archive_timeout} while archiving works (archive_timeout)")
+    yield _figure("", f"archive_timeout = {loss.archive_timeout} bounds it, by default and on quiet servers")
 
 
 def render_verdict(report: DemoReport) -> Line:
-    wrong = [each for each in report.tables if not each.matches]
+    count = len(report.tables)
     if report.matched:
-        return (
-            Span("Everything came back: ", "green"),
-            f"{len(report.tables)} of {len(report.tables)} tables are identical, row by row. The demo took {report.took:.0f} s.",
-        )
+        text = f"{count} of {count} tables are identical, row by row. The demo took {report.took:.0f} s."
+        return (Span("Everything came back: ", "green"), text)
+    wrong = [each for each in report.tables if not each.matches]
     named = "; ".join(f"{each.name} {each.difference}" for each in wrong) or "no table was found"
     return (Span("NOT everything came back: ", "red"), named)
 
 
 def render_kept(kept: Kept) -> Iterator[Line]:
-    bindir, socket = kept.bindir, kept.socket_directory
+    prefix = f"runuser -u {kept.run_by} -- " if kept.run_by else ""
+
+    def call(program: Path, arguments: str = "") -> str:
+        return f"{prefix}{shlex.quote(str(program))}{arguments}"
+
     yield ""
-    yield Span("Kept, both servers running", "bold")
-    for name, port in (("original", kept.original_port), ("recovered", kept.recovered_port)):
-        yield _figure(
-            f"connect, {name}", shlex.join([str(bindir / "psql"), "-h", str(socket), "-p", str(port), "-U", "postgres"])
-        )
-    yield _figure(
-        "look around", f"{shlex.quote(str(kept.program))} list    (or: status --wal, show latest, verify, check)"
-    )
-    for pgdata in (kept.original, kept.recovered):
-        yield _figure(
-            f"stop, {pgdata.name}", kept.as_user(shlex.join([str(bindir / "pg_ctl"), "-D", str(pgdata), "stop"]))
-        )
-    yield _figure("start again", kept.as_user(shlex.join(start_words(bindir, kept.original))))
-    yield _figure("remove", f"stop both, then: rm -rf {shlex.quote(str(kept.remove))}")
+    yield Span(f"Kept in {kept.directory}, both servers running", "bold")
+    yield _figure("The damaged original", call(kept.psql_original))
+    yield _figure("The recovered copy", call(kept.psql_recovered))
+    yield _figure("Look around", call(kept.program, " list    (or: status --wal, show latest, verify, check)"))
+    yield _figure("Stop, start", f"{call(kept.stop)}    {call(kept.start)}")
+    yield _figure("Remove", f"{call(kept.stop)}; rm -rf {shlex.quote(str(kept.outermost))}")
 
 
 def _figure(name: str, text: str) -> Line:

@@ -10,8 +10,8 @@ from pgrecall.clock import Clock
 from pgrecall.postgres.scratch import ScratchFailed, ScratchServer
 
 PGBENCH_BYTES_PER_SCALE = 15_700_000  # measured, with indexes; as the next two
-BYTES_PER_ORDER = 640
-BYTES_PER_CUSTOMER = 290
+BYTES_PER_ORDER = 460
+BYTES_PER_CUSTOMER = 200
 BANK_SHARE, ORDERS_SHARE, CUSTOMERS_SHARE = 0.55, 0.40, 0.05
 BACKGROUND_RATE = 100  # transactions per second while backups run
 POLL_SECONDS = 0.02
@@ -31,11 +31,13 @@ select g, 'Customer ' || g, 'customer' || g || '@shop.example',
 from generate_series(%s::bigint, %s::bigint) as g
 """
 _ORDERS = """
-with words as (select array['Please ring twice', 'Leave it with the neighbour', 'This is a gift', 'No plastic, please',
-    'Invoice by mail', 'Deliver after six', 'The usual size', 'Repeat of last month', 'Fragile', 'Back door, second floor',
-    'Call before you come', 'Weekend only', 'Add a card', 'Two parcels are fine', 'Keep it cool', 'Same as before'] as w)
+with words as (select array[
+    'Please ring twice', 'Leave it with the neighbour', 'This is a gift', 'No plastic, please', 'Invoice by mail',
+    'Deliver after six', 'The usual size', 'Repeat of last month', 'Fragile', 'Back door, second floor',
+    'Call before you come', 'Weekend only', 'Add a card', 'Two parcels are fine', 'Keep it cool', 'As before'] as w)
 insert into orders
-select g, 1 + (hashint8extended(g, 1) & 1073741823) %% %s, timestamptz '2026-01-01 00:00:00+00' + g * interval '7 s',
+select g, 1 + (hashint8extended(g, 1) & 1073741823) %% %s,
+       timestamptz '2026-01-01 00:00:00+00' + g * interval '7 s',
        jsonb_build_object(
          'reference', md5(g::text), 'currency', 'EUR', 'state', 'placed',
          'items', jsonb_build_array(

@@ -43,25 +43,23 @@ class LossFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """What --keep left; `socket_directory` is that of both servers."""
+    """What --keep left: data directories, repository, and scripts. `outermost` holds all of it.
+
+    `run_by`: the user to whom it belongs, where that is not who called.
+    """
 
     directory: Path
-    program: Path
-    repository: Path
-    identity_file: Path
-    original: Path
-    original_port: int
-    recovered: Path
-    recovered_port: int
-    socket_directory: Path
-    bindir: Path
-    remove: Path
-    """The directory that holds all of it."""
+    outermost: Path
     run_by: str | None
-    """User whose server programs these are, where that is not who called."""
-
-    def as_user(self, line: str) -> str:
-        return line if self.run_by is None else f"runuser -u {self.run_by} -- {line}"
+    program: Path
+    psql_original: Path
+    psql_recovered: Path
+    start: Path
+    stop: Path
+    repository: Path
+    original: Path
+    recovered: Path
+    identity_file: Path
 
 
 @dataclass(frozen=True, kw_only=True)

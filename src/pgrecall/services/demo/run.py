@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from pgrecall.services.backup.run import run_backup
 from pgrecall.services.context import connect_cluster, data_directory, open_cluster
 from pgrecall.services.demo.content import Fingerprint, compare, fingerprints
 from pgrecall.services.demo.dataset import ACCIDENT, Dataset, accident, background_load, fill, work
+from pgrecall.services.demo.interrupts import first_unwinds
 from pgrecall.services.demo.place import CLUSTER, ORIGINAL_PORT, RECOVERED_PORT, Place, needed_bytes
 from pgrecall.services.demo.report import BackupFigures, DemoReport, Kept, LossFigures, RecoveryFigures
 from pgrecall.services.init.run import InitRequest, execute_init, plan_init
@@ -73,21 +74,18 @@ def run_demo(request: DemoRequest, steps: Steps, *, clock: Clock) -> DemoReport:
     Nothing is left behind, no process and no file, however this ends; with `keep` and a report, the stopped clusters
     and the repository stay.
     """
-    demo = Demo(request, Place(request.home), steps, clock)
-    kept = False
-    try:
-        demo.place.make(needed_bytes(request.size))
-        report = demo.run()
-        if request.keep:
-            demo.leave()
-            kept = True
-        return report
-    except PgrecallError as error:
-        raise demo.explained(error) from error
-    finally:
-        demo.close()
-        if not kept:
-            demo.place.remove()
+    with first_unwinds():
+        demo = Demo(request, Place(request.home), steps, clock)
+        try:
+            try:
+                demo.place.make(needed_bytes(request.size))
+                return demo.run()
+            except PgrecallError as error:
+                raise demo.explained(error) from error
+            finally:
+                demo.clean_up()
+        finally:
+            demo.clean_up()  # once more: a signal may have cut the first short, and no second one comes
 
 
 class Demo:
@@ -99,6 +97,7 @@ class Demo:
         self.environment = place.environment()
         self.servers: list[ScratchServer] = []
         self.commits = 0
+        self.left = False
 
     def run(self) -> DemoReport:
         began = self.clock.monotonic()
@@ -109,18 +108,19 @@ class Demo:
             self.work(original)
             incremental = self.backup("Incremental backup while it is written to", full=False)
             self.work(original)
+        loss = self.loss(original)
         with self.steps("Note the content of every table") as step:
             before = fingerprints(original)
             moment: datetime = original.value("select clock_timestamp()")
-            step.says(
-                f"{len(before)} tables, {sum(each.rows for each in before.values()):,} rows, at {moment:%H:%M:%S.%f} UTC"
-            )
-        loss = self.loss(original, moment)
+            rows = sum(each.rows for each in before.values())
+            step.says(f"{len(before)} tables, {rows:,} rows, at {moment.astimezone(UTC):%H:%M:%S.%f} UTC")
         after_accident = self.accident(original)
         figures, recovered = self.recover(moment)
         with self.steps("Compare every table") as step:
             tables = compare(before, after_accident, fingerprints(recovered))
             step.says(f"{sum(each.matches for each in tables)} of {len(tables)} are identical")
+        if self.request.keep:
+            self.leave()
         status = cluster_status(self.open(), None)
         return DemoReport(
             postgres=self.request.binaries.version,
@@ -202,15 +202,16 @@ class Demo:
             self.commits += commits
             step.says(f"{commits:,} more commits: orders placed, shipped, deleted; money moved")
 
-    def loss(self, original: ScratchServer, moment: datetime) -> LossFigures:
+    def loss(self, original: ScratchServer) -> LossFigures:
         """What would be gone if this whole machine were lost now: all after the last commit that is stored."""
+        now: datetime = original.value("select clock_timestamp()")
         branch = cluster_status(self.open(), None).current
         assert branch is not None and branch.windows, "two complete backups open a window"
         last = branch.windows[-1].closes
         return LossFigures(
-            at=moment,
+            at=now,
             last_stored_commit=last,
-            seconds=max((moment - last).total_seconds(), 0.0),
+            seconds=max((now - last).total_seconds(), 0.0),
             archive_timeout=original.value("show archive_timeout"),
         )
 
@@ -274,16 +275,20 @@ class Demo:
         return server
 
     def kept(self) -> Kept:
-        return self.place.kept(self.request.binaries, self.request.outermost or self.place.home)
+        return self.place.keep(self.request.binaries, self.request.outermost or self.place.home)
 
     def leave(self) -> None:
-        """A clean end, so that pg_ctl starts both at once."""
+        """A clean end, so that pg_ctl starts both at once; from here on they stay."""
         for server in self.servers:
             server.stop("fast")
+        self.left = True
 
-    def close(self) -> None:
+    def clean_up(self) -> None:
+        """Safe to repeat."""
         for server in self.servers:
             server.close()
+        if not self.left:
+            self.place.remove()
 
     def explained(self, error: PgrecallError) -> PgrecallError:
         """The error, with the end of each server's log unless it tells one already."""

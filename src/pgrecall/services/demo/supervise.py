@@ -2,18 +2,20 @@
 
 import os
 import pwd
-import shlex
 import shutil
+import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from pgrecall.errors import PostgresError
 from pgrecall.postgres.binaries import Binaries
-from pgrecall.postgres.osuser import run_as, terminable
-from pgrecall.postgres.staging import Stage, environment_for, staged
+from pgrecall.postgres.osuser import run_as
+from pgrecall.postgres.processes import descendants
+from pgrecall.postgres.staging import environment_for, staged
 from pgrecall.postgres.users import OsUser, find_user, is_root
-from pgrecall.services.demo.place import Place
+from pgrecall.services.demo.interrupts import first_unwinds
+from pgrecall.services.demo.place import START_SCRIPT, Place
 
 HOME_VARIABLE = "PGRECALL_DEMO_HOME"
 """Tells the inner process that it is the inner one, and where its directory is to be."""
@@ -28,7 +30,7 @@ def supervise(argv: Sequence[str], binaries: Binaries, *, keep: bool, environ: M
     files, is removed, also when we are interrupted; with `keep`, what it marked as kept stays and is started.
     """
     user = find_user() if is_root() else current_user()
-    with terminable(), staged(user, [binaries.bindir], keep=keep) as stage:
+    with first_unwinds(), staged(user, [binaries.bindir], keep=keep) as stage:
         place = Place(stage.temporary / DEMO_DIRECTORY)
         kept = False
         try:
@@ -36,12 +38,20 @@ def supervise(argv: Sequence[str], binaries: Binaries, *, keep: bool, environ: M
             environment = {**environment_for(stage, _without_postgres(environ)), HOME_VARIABLE: str(place.home)}
             status = run_as(user, command, environment, directory=stage.temporary)
             if (place.home / KEPT_MARK).exists():
-                _start_kept(place, stage, binaries, environment)
+                _start_kept(place, user, environment)
                 kept = True
             return status
         finally:
-            if keep and not kept:
+            if not kept:
+                _kill_all_below()
                 shutil.rmtree(stage.root, ignore_errors=True)
+
+
+def _kill_all_below() -> None:
+    """What an impatient second signal kept `run_as` from ending."""
+    for pid in descendants(os.getpid()):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def mark_kept(home: Path) -> None:
@@ -55,18 +65,14 @@ def current_user() -> OsUser:
     return OsUser(name, os.getuid(), os.getgid())
 
 
-def start_words(bindir: Path, pgdata: Path) -> list[str]:
-    return [str(bindir / "pg_ctl"), "-D", str(pgdata), "-l", f"{pgdata}.log", "-s", "-w", "start"]
-
-
-def _start_kept(place: Place, stage: Stage, binaries: Binaries, environment: Mapping[str, str]) -> None:
-    """With the very commands that the report names."""
-    bindir = stage.translate(binaries.bindir)
-    for pgdata in (place.original, place.recovered):
-        words = start_words(bindir, pgdata)
-        status = run_as(stage.user, words, environment, directory=place.home, keep=True)
-        if status != 0:
-            raise PostgresError(f"{shlex.join(words)} ended with {status}", hint=f"its log: {pgdata}.log")
+def _start_kept(place: Place, user: OsUser, environment: Mapping[str, str]) -> None:
+    """With the very script that the report names."""
+    script = place.home / START_SCRIPT
+    status = run_as(user, ["/bin/sh", str(script)], environment, directory=place.home, keep=True)
+    if status != 0:
+        raise PostgresError(
+            f"{script} ended with {status}", hint=f"{place.original}.log and {place.recovered}.log say why"
+        )
 
 
 def _without_postgres(environ: Mapping[str, str]) -> dict[str, str]:
