@@ -2,13 +2,13 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
-from pgrecall.clock import SystemClock
+from pgrecall.clock import Clock, SystemClock
 from pgrecall.domain.label import BackupLabel
 from pgrecall.domain.target import EndOfArchive, RecoveryRequest
 from pgrecall.errors import PgrecallError
@@ -110,6 +110,20 @@ class QuickArchiver:
         (self._home / "archived" / name).touch()
 
 
+class Interfering(Silent):
+    """A reporter that does something, once, when a stage begins."""
+
+    def __init__(self, stage: str, action: Callable[[], object]) -> None:
+        super().__init__()
+        self._stage, self._action = stage, action
+        self.done = False
+
+    def stage(self, name: str, total_bytes: int | None = None) -> None:
+        if name == self._stage and not self.done:
+            self.done = True
+            self._action()
+
+
 @dataclass
 class Cycle:
     """A server, its repository, and what one does with them."""
@@ -170,11 +184,26 @@ class Cycle:
         request: BackupRequest | None = None,
         *,
         store: ClusterStore | None = None,
+        clock: Clock | None = None,
         reporter: Reporter | None = None,
     ) -> BackupResult:
         return run_backup(
-            request or self.request(), store or self.store, clock=self.clock, reporter=reporter or Silent()
+            request or self.request(),
+            store or self.store,
+            clock=clock or self.clock,
+            reporter=reporter or Silent(),
         )
+
+    @property
+    def config(self) -> Path:
+        """The configuration under which `pgrecall backup` does what `backup` does."""
+        path = self.archive.home / "backup.toml"
+        path.write_text(
+            f'state_dir = "{self.archive.home}/state-host"\n'
+            f'repository = {{ url = "file://{self.archive.home}/repository" }}\n'
+            f'clusters.main = {{ key_file = "{self.archive.home}/keys/main.key", pgdata = "{self.server.pgdata}" }}\n'
+        )
+        return path
 
     def states(self) -> dict[BackupLabel, BackupState]:
         return {each.label: each.state for each in Catalog(self.store).backups()}

@@ -30,7 +30,7 @@ from pgrecall.services.backup.copying import Copied, copy_directories
 from pgrecall.services.backup.damage import SuspectPages, Verdict
 from pgrecall.services.backup.earlier import EarlierFiles
 from pgrecall.services.backup.extras import CONTROL_DIRECTORY, store_extras
-from pgrecall.services.backup.marks import read_bad_marks
+from pgrecall.services.backup.marks import find_lost_packs, read_bad_marks
 from pgrecall.services.backup.parent import Trust
 from pgrecall.services.backup.principals import Principals
 from pgrecall.services.backup.request import BackupRequest, BackupResult, Warnings
@@ -158,7 +158,7 @@ class _Run:
                 self.warnings.add(text)
             else:
                 self.reporter.note(text)
-        bad = read_bad_marks(self.store)
+        bad = read_bad_marks(self.store) | self._lost_packs(parent)
         self.manifest = ManifestWriter(
             self.store,
             self.label,
@@ -199,6 +199,15 @@ class _Run:
                 f"{path} differs from the parent at byte {offset} although no page LSN says so; stored anew"
             )
         return copied, suspects
+
+    def _lost_packs(self, parent: ManifestReader | None) -> frozenset[PackRef]:
+        record = Catalog(self.store).get(parent.manifest.label) if parent else None
+        if record is None or record.commit is None:
+            return frozenset()
+        lost = find_lost_packs(self.store, record.commit.live)
+        if lost:
+            self.warnings.add(f"{len(lost)} packs that {record.label} needs are gone: what they held is stored anew")
+        return lost
 
     def _copy_facts(self, parent: ManifestReader | None, trust: Trust, bad: frozenset[PackRef]) -> CopyFacts:
         facts = self.source.facts
