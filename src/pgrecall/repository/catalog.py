@@ -140,7 +140,7 @@ class Catalog:
         found = self.restorable()
         if not found:
             hint = (
-                "`pgrecall info` shows what became of the runs." if self.backups() else "`pgrecall backup` makes one."
+                "`pgrecall list` shows what became of the runs." if self.backups() else "`pgrecall backup` makes one."
             )
             raise BackupNotFound("there is no backup that can be restored", hint=hint)
         return next((each for each in reversed(found) if each.state is BackupState.COMPLETE), found[-1])

@@ -17,10 +17,10 @@ HOW TO RESTORE
   1. Install pgrecall:                       pip install pgrecall
   2. Install the PostgreSQL major version that the backup came from.
   3. See what there is:                      pgrecall list --repo DIRECTORY
-  4. Restore into a new, empty directory:    pgrecall restore CLUSTER --repo DIRECTORY --to NEW_DIRECTORY
-  A sealed repository asks for its secret: the key file of the database host, the identity file
-  (AGE-SECRET-KEY-1...), or the passphrase that was printed when the repository was made. Without one of these three
-  nobody can read it; there is no back door.
+  4. Restore into a new, empty directory:    pgrecall restore --repo DIRECTORY -c CLUSTER --to NEW_DIRECTORY
+  A sealed repository needs its secret with each of these: --identity-file FILE, where FILE holds the identity
+  (AGE-SECRET-KEY-1...) or the passphrase that was printed when the repository was made. The database host itself has
+  the key file of its cluster and needs neither. Without one of these three nobody can read it; there is no back door.
 
 WITHOUT PGRECALL
   The format is documented byte by byte in docs/format.md of the pgrecall sources. The files in keys/ are ordinary age
