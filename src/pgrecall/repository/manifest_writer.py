@@ -55,6 +55,7 @@ class ManifestWriter:
         self.run = run
         self._store = store
         self._builder = PackBuilder(store, run, next_seq, level=level, padded=padded, target=target)
+        self._absent = absent
         self._maps = MapWriter(self._builder, store.scope.keys, absent)
         self._lock = threading.Lock()
         self._principals = {name: index for index, name in enumerate(parent.principals if parent else ())}
@@ -128,7 +129,8 @@ class ManifestWriter:
         entries = []
         for number in self._maps.live.runs():
             entry = own if number == self.run.number else self._parent_runs[number]
-            self._maps.need((entry.table.pack_ref,))
+            if entry.table.pack_ref not in self._absent:  # readers manage without a table
+                self._maps.need((entry.table.pack_ref,))
             entries.append(entry)
         return tuple(entries)
 

@@ -6,6 +6,7 @@ from pgrecall.errors import DamageFound, ObjectMissing
 from pgrecall.repository.catalog import BackupRecord, Catalog
 from pgrecall.repository.cluster import ClusterStore
 from pgrecall.repository.manifest_reader import ManifestReader
+from pgrecall.repository.recovery import open_manifest
 from pgrecall.services.backup import facts as convert
 from pgrecall.services.backup.parent import Candidate, Trust, choose_parent, judge_trust
 from pgrecall.services.backup.request import BackupRequest, Warnings
@@ -43,7 +44,9 @@ def find_parent(
         record = records.pop(choice.parent)
         assert record.commit is not None
         try:
-            reader = ManifestReader.open(store, record.label, record.commit.manifest)
+            reader, second_copy = open_manifest(store, record.label, record.commit)
+            if second_copy:
+                warnings.add(second_copy)
         except (DamageFound, ObjectMissing) as error:
             warnings.add(f"{record.label} cannot be compared with: {error.message}")
     if request.full:

@@ -16,7 +16,7 @@ from pgrecall.repository.directory_writer import DirectoryWriter
 from pgrecall.repository.fileblock import FileEntry
 from pgrecall.repository.manifest_reader import DirectoryIndex
 from pgrecall.repository.manifest_writer import ManifestWriter
-from pgrecall.repository.node import Node
+from pgrecall.repository.node import Node, NodeList
 from pgrecall.repository.pack import PackBuilder
 from pgrecall.services.backup.damage import SuspectPages
 from pgrecall.services.backup.earlier import EarlierFiles, is_same_file
@@ -123,13 +123,17 @@ class Worker:
         self._store.flush()
         result = span.result()
         with file.lock:
-            if result.unchanged and file.parent_list is not None:
+            if result.unchanged and file.parent_list is not None and self._is_sound(file.parent_list, unit.index):
                 file.nodes.keep(unit.index, file.parent_list)
                 return
         node = Node(file.path, unit.offset, unit.length, result.ranges, result.extents)
         pointer = self._shared.manifest.put_node(node)
         with file.lock:
             file.nodes.set(unit.index, pointer, result.extents.packs())
+
+    def _is_sound(self, nodes: NodeList, index: int) -> bool:
+        """Whether a node of the parent lies in a pack that nobody found damaged."""
+        return nodes.node(index).pack_ref not in self._facts.bad_packs
 
     def _finish_large(self, file: LargeFile) -> None:
         if file.vanished:
