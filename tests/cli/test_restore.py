@@ -118,7 +118,7 @@ def test_what_was_restored_starts_with_the_command_that_is_printed(
     port = words[words.index("-o") + 1].removeprefix("-p ") if "-o" in words else "5432"
     try:
         started = subprocess.run(words, capture_output=True, text=True, check=False, env=pgrecall.environment)
-        assert started.returncode == 0, started.stdout + (tmp_path / "copy.log").read_text()
+        assert started.returncode == 0, started.stdout + (tmp_path / "copy/startup.log").read_text()
         psql = [
             str(protected.server.binaries.program("psql")),
             "-XAtq",

@@ -1,5 +1,6 @@
 """The plan of a restore: all decided and checked by reading alone; a dry run prints it, a real one executes it."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from pgrecall.domain.label import BackupLabel
 from pgrecall.domain.target import AtXid, EndOfArchive, RecoveryRequest
-from pgrecall.errors import NotThere, PgrecallError, TargetUnreachable
+from pgrecall.errors import DamageFound, NotThere, ObjectMissing, PgrecallError, TargetUnreachable
 from pgrecall.postgres.recovery_settings import RecoveryAction
 from pgrecall.repository.catalog import BackupState, Catalog
 from pgrecall.repository.cluster import ClusterStore
@@ -215,12 +216,12 @@ def _root_files(reader: ManifestReader) -> list[bytes]:
 
 
 def _reading(reader: ManifestReader, commit: Commit) -> Reading:
-    """From the run tables: the packs that the backup needs, whole."""
-    sizes = {
-        PackRef(entry.run.number, pack.seq): pack.size
-        for entry in reader.manifest.runs
-        for pack in reader.packs.table(entry.run.number).packs()
-    }
+    """From the run tables: the packs that the backup needs, whole. A lost table makes the estimate smaller."""
+    sizes: dict[PackRef, int] = {}
+    for entry in reader.manifest.runs:
+        with contextlib.suppress(DamageFound, ObjectMissing):
+            table = reader.packs.table(entry.run.number)
+            sizes |= {PackRef(entry.run.number, pack.seq): pack.size for pack in table.packs()}
     live = [sizes[pack] for pack in commit.live if pack in sizes]
     return Reading(sum(live), sum(-(-size // LARGEST_GET) for size in live) + len(reader.manifest.directories))
 

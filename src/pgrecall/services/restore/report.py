@@ -19,6 +19,8 @@ from pgrecall.services.restore.plan import RestorePlan
 from pgrecall.services.restore.tree import directory_mode
 
 DEFAULT_PORT = 5432
+START_LOG = "startup.log"
+"""What the start command names: the one place that the server's user can surely write."""
 SOCKET_DIRECTORIES = ("/tmp", "/var/run/postgresql", "/run/postgresql")
 SUBSCRIBERS = (
     "Replication slots were not restored. Subscribers of its publications may be ahead of it: rebuild them or compare"
@@ -137,6 +139,9 @@ def report_done(done: RestoreDone) -> RestoreReport:
     notes += [f"{place} was made, empty, for a tablespace that replay creates" for place in plan.replay_places]
     if any(link.path == b"pg_wal" for link in plan.manifest.links):
         notes.append("pg_wal was a link in the original; it is a plain directory here")
+    if plan.ownership.default is not None:
+        user = _user(plan.ownership.default[0])
+        notes.append(f"restore_command runs as {user}: configuration and key must be readable for that user")
     if port != wanted:
         notes.append(f"port {wanted} is in use here, so the start command names {port}")
     return RestoreReport(
@@ -155,7 +160,7 @@ def report_done(done: RestoreDone) -> RestoreReport:
 def start_command(plan: RestorePlan, port: int | None) -> str:
     """`pg_ctl … start`, by the user that owns the files, on another port where one is given."""
     destination = plan.destination.path
-    words = [_program(plan), "-D", str(destination), "-l", f"{destination}.log"]
+    words = [_program(plan), "-D", str(destination), "-l", str(destination / START_LOG)]
     if port is not None:
         words += ["-o", f"-p {port}"]
     command = shlex.join([*words, "start"])
