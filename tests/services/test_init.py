@@ -101,6 +101,24 @@ def test_another_cluster_under_a_taken_name_is_refused(program: Program, new_ser
     assert not list(other_host.home.rglob("*.key"))
 
 
+def test_after_pg_upgrade_the_cluster_goes_on_under_its_name(program: Program, new_server: NewServer) -> None:
+    before = new_server()
+    protect(program, before)
+    after = new_server("upgraded", own_identity=True)  # pg_upgrade makes a directory with an identifier of its own
+    assert program("init", "-c", "main", "--pgdata", after.pgdata, "--new-identity") == 4
+    assert "correct its pgdata" in program.said
+    program.config.write_text(program.config.read_text().replace(str(before.pgdata), str(after.pgdata)))
+    assert program("init", "-c", "main") == 4
+    assert "[wrong-cluster]" in program.said and "pgrecall init -c main --new-identity" in program.said
+    assert program("backup", "-c", "main") == 4
+    assert "pgrecall init -c main --new-identity" in program.said
+    told = program.json("init", "-c", "main", "--new-identity", "--apply", status=3)
+    assert told["created"] == ["identity"]
+    after.restart()
+    assert program.json("init", "-c", "main", "--new-identity", status=3)["created"] == []
+    assert program.json("backup", "-c", "main")["state"] == "complete"
+
+
 def test_a_foreign_archive_command_stays(program: Program, new_server: NewServer) -> None:
     foreign = "cp %p /archive/%f"
     server = new_server(settings={"archive_mode": "on", "archive_command": foreign, "archive_timeout": "60"})

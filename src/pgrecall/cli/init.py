@@ -28,6 +28,7 @@ ROLE = "pgrecall"
         "pgrecall init --repo /srv/backup --unsealed          (no encryption, no keys to lose)",
         "pgrecall init -c erp --pgdata /srv/pg/erp            (one more cluster in the same repository)",
         "pgrecall init --print sql                            (only show the SQL: settings and the least role)",
+        "pgrecall init -c main --new-identity                 (after pg_upgrade)",
     ],
     writes=True,
 )
@@ -35,10 +36,12 @@ ROLE = "pgrecall"
 @option("--dsn", metavar="DSN", help="How to connect, when the socket named in postmaster.pid will not do.")
 @option("--unsealed", is_flag=True, help="Do not encrypt a new repository.")
 @option("--apply", is_flag=True, help="Run the SQL for PostgreSQL's settings (reloads, never restarts).")
+@option("--new-identity", is_flag=True, help="After pg_upgrade: the cluster goes on under a new system identifier.")
 @option("--print", "printed", type=click.Choice(["sql"]), help="Print the SQL and write nothing.")
 def command(
-    run: Invocation, pgdata: Path | None, dsn: str | None, unsealed: bool, apply: bool, printed: str | None
-) -> int:
+    run: Invocation, pgdata: Path | None, dsn: str | None, unsealed: bool, apply: bool, new_identity: bool,
+    printed: str | None,
+) -> int:  # fmt: skip
     """Protect a PostgreSQL cluster of this host.
 
     Makes or joins the repository, makes the cluster's key, writes a commented configuration, proves that the server's
@@ -60,6 +63,7 @@ def command(
         unsealed=unsealed,
         apply=apply and not run.globals.dry_run,
         secret=run.identity(),
+        new_identity=new_identity,
     )
     plan = plan_init(request, environ=run.environ, clock=run.clock)
     if printed or run.globals.dry_run:
@@ -82,7 +86,8 @@ def _one(clusters: tuple[str, ...]) -> str | None:
 
 def render(result: InitResult, place: ConfigPlace) -> Iterator[Line]:
     sealed = "sealed (AES-256-GCM)" if result.sealed else "not sealed: whoever reads it reads your data"
-    yield (Span("Cluster        ", "dim"), f"{result.cluster}, {result.pgdata}")
+    identity = ", new system identifier recorded" if "identity" in result.created else ""
+    yield (Span("Cluster        ", "dim"), f"{result.cluster}, {result.pgdata}{identity}")
     yield (Span("Repository     ", "dim"), f"{result.repository}, {_made(result, 'repository')}, {sealed}")
     yield (Span("Configuration  ", "dim"), f"{result.config}, {_made(result, 'configuration')}")
     yield (Span("Key            ", "dim"), f"{result.key_file}, {_made(result, 'key')}: this host's, for this cluster")

@@ -48,6 +48,8 @@ class InitRequest:
     unsealed: bool = False
     apply: bool = False
     secret: str | None = None
+    new_identity: bool = False
+    """The cluster has another system identifier than before: pg_upgrade makes one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +72,8 @@ class InitPlan:
     new_repository: bool
 
     @property
-    def new_identity(self) -> bool:
-        """An identity is to be made: nothing that is here already opens the repository to come."""
+    def makes_age_identity(self) -> bool:
+        """An age identity is to be made: nothing that is here already opens the repository to come."""
         sealed = self.new_repository and not self.request.unsealed
         return sealed and self.request.secret is None and not self.identity_file.exists()
 
@@ -87,7 +89,7 @@ class InitResult:
     config: Path
     key_file: Path
     created: tuple[str, ...]
-    """Of: repository, cluster, key, configuration."""
+    """Of: repository, cluster, identity, key, configuration."""
     archive_command: str
     review: ServerReview | None
     problem: PgrecallError | None
@@ -131,7 +133,7 @@ def plan_init(request: InitRequest, *, environ: Mapping[str, str], clock: Clock)
 
 def execute_init(plan: InitPlan, *, environ: Mapping[str, str], clock: Clock) -> InitResult:
     """Make what is missing; may be interrupted anywhere: secrets are on disk before anything depends on them."""
-    told_once = plan.identity_file if plan.new_identity else None
+    told_once = plan.identity_file if plan.makes_age_identity else None
     _make_directories(plan)
     if told_once is not None:
         _write_identity(plan)
@@ -193,7 +195,8 @@ def _repository_url(request: InitRequest, settings: Settings | None) -> str:
 def _refuse_other_directory(configured: Path | None, pgdata: Path, name: str, config: Path) -> None:
     if configured is not None and configured.resolve() != pgdata:
         raise Refused(
-            f"cluster '{name}' in {config} is {configured}, not {pgdata}", hint="give this one another name: -c NAME"
+            f"cluster '{name}' in {config} is {configured}, not {pgdata}",
+            hint="give this one another name: -c NAME; if it is the same cluster, moved, correct its pgdata there",
         )
 
 
@@ -264,6 +267,7 @@ def _join(plan: InitPlan, secret: str | None, clock: Clock) -> Joined:
             sealed=not plan.request.unsealed,
             secret=secret,
             host_key=plan.host_key,
+            new_identity=plan.request.new_identity,
             clock=clock,
         ),
     )
@@ -328,6 +332,7 @@ def _created(plan: InitPlan, joined: Joined) -> tuple[str, ...]:
     made = {
         "repository": joined.created_repository,
         "cluster": joined.created_cluster,
+        "identity": joined.recorded_identity,
         "key": plan.host_key is None,
         "configuration": plan.config_text is not None,
     }

@@ -26,6 +26,8 @@ class Joined:
     created_cluster: bool
     sealed: bool
     passphrase: str | None = None
+    recorded_identity: bool = False
+    """The cluster has this system identifier from now on."""
 
 
 def join(
@@ -36,12 +38,14 @@ def join(
     sealed: bool,
     secret: str | None,
     host_key: HostKey | None,
+    new_identity: bool,
     clock: Clock,
 ) -> Joined:
     """Create or open the repository at url, create or open the cluster in it. Safe to repeat.
 
     `secret` (identity or passphrase) opens a sealed repository that exists; not needed where this host has its key. A
-    new sealed repository is made for it, which must be an identity then.
+    new sealed repository is made for it, which must be an identity then. new_identity: the cluster may have another
+    system identifier than the one that is known (after pg_upgrade); it is recorded.
     """
     storage = open_storage(url)
     try:
@@ -53,8 +57,7 @@ def join(
     if not sealed and repository.sealed:
         raise Refused(f"{storage.place} is sealed; --unsealed cannot change that", hint="leave --unsealed out")
     if host_key is not None:
-        check_identity(ClusterStore.from_host_key(storage, host_key), local)
-        return Joined(host_key, created_repository=False, created_cluster=False, sealed=repository.sealed)
+        return _existing(ClusterStore.from_host_key(storage, host_key), host_key, local, new_identity, clock)
     root = _unlock(repository, secret) if repository.sealed else None
     if name not in repository.clusters():
         key = repository.add_cluster(name, root, systems=[_system(local, clock)])
@@ -65,20 +68,25 @@ def join(
             hint="copy the key file from the host that made it, or give this cluster another name: -c NAME",
         )
     key = repository.host_key(name, root)
-    check_identity(ClusterStore.from_host_key(storage, key), local)
-    return Joined(key, created_repository=False, created_cluster=False, sealed=True)
+    return _existing(ClusterStore.from_host_key(storage, key), key, local, new_identity, clock)
 
 
-def check_identity(store: ClusterStore, local: LocalCluster) -> None:
-    """WrongCluster when the name stands for another cluster than the one whose files lie here."""
+def _existing(store: ClusterStore, key: HostKey, local: LocalCluster, new_identity: bool, clock: Clock) -> Joined:
+    """Join a cluster that is there; WrongCluster when its name stands for another than the one whose files lie here."""
     known = [each.system_identifier for each in store.identity().systems]
-    if known and known[-1] != local.system_identifier:
+    differs = bool(known) and known[-1] != local.system_identifier
+    if differs and not new_identity:
         raise WrongCluster(
             f"{local.pgdata} is {local.system_identifier}, '{store.name}' is {known[-1]} at {store.storage.place}",
-            hint="give this cluster another name: -c NAME",
+            hint=f"after pg_upgrade: pgrecall init -c {store.name} --new-identity; "
+            "else give this cluster another name: -c NAME",
             found=str(local.system_identifier),
             expected=str(known[-1]),
         )
+    if differs:
+        store.record_system(_system(local, clock))
+    sealed = store.keys.sealed
+    return Joined(key, created_repository=False, created_cluster=False, sealed=sealed, recorded_identity=differs)
 
 
 def _create(url: str, name: str, local: LocalCluster, *, identity: str | None, clock: Clock) -> Joined:
