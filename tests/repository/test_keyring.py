@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgrecall.errors import KeyMismatch, KeyProblem, ObjectDamaged, PgrecallError, Refused
-from pgrecall.repository import agefile, keyring
+from pgrecall.repository import agefile, canonical, keyring
 from pgrecall.repository.hostkey import HostKey, read_host_key, write_host_key
 from pgrecall.repository.secrets import Keys
 from pgrecall.storage.posix import PosixStorage
@@ -112,7 +112,7 @@ def store(storage: PosixStorage, *wraps: keyring.Wrap) -> None:
 
 @pytest.mark.usefixtures("cheap_scrypt")
 def test_each_recipient_opens_the_root(storage: PosixStorage) -> None:
-    root = keyring.new_root(REPOSITORY)
+    root = keyring.new_root()
     identity, other = keyring.new_identity(), keyring.new_identity()
     store(
         storage,
@@ -122,44 +122,83 @@ def test_each_recipient_opens_the_root(storage: PosixStorage) -> None:
     )
     as_file = f"# created: today\n# public key: {keyring.recipient_of(identity)}\n{identity}\n"
     for secret in (identity, other, as_file, PASSPHRASE, PASSPHRASE.upper()):
-        assert keyring.unwrap_root(storage, secret, REPOSITORY) == root
+        assert keyring.unwrap_root(storage, secret, root.repository) == root
         assert keyring.unwrap_root(storage, secret, None) == root
 
 
 @pytest.mark.usefixtures("cheap_scrypt")
 def test_a_secret_that_opens_nothing_is_told_who_could(storage: PosixStorage) -> None:
-    root = keyring.new_root(REPOSITORY)
+    root = keyring.new_root()
     recipient = keyring.recipient_of(keyring.new_identity())
     store(storage, keyring.wrap_for_recipient(root, recipient))
     for secret in (keyring.new_identity(), PASSPHRASE):
         with pytest.raises(KeyProblem) as caught:
-            keyring.unwrap_root(storage, secret, REPOSITORY)
+            keyring.unwrap_root(storage, secret, root.repository)
         assert recipient in caught.value.message
         assert secret not in caught.value.message
     store(storage, keyring.wrap_for_passphrase(root, PASSPHRASE))
     with pytest.raises(KeyMismatch):
-        keyring.unwrap_root(storage, keyring.new_passphrase(), REPOSITORY)
+        keyring.unwrap_root(storage, keyring.new_passphrase(), root.repository)
 
 
 @pytest.mark.usefixtures("cheap_scrypt")
 def test_a_root_that_somebody_else_wrapped_for_us_is_not_ours(storage: PosixStorage) -> None:
     """Anybody can encrypt to a public key: a wrap counts only for its repository and generation."""
     identity = keyring.new_identity()
-    root, foreign = keyring.new_root(REPOSITORY), keyring.new_root(bytes(16))
+    root, foreign = keyring.new_root(), keyring.new_root()
     store(storage, keyring.wrap_for_recipient(root, keyring.recipient_of(identity)))
-    newer = keyring.RootKey(foreign.repository, 2, foreign.key)
+    newer = keyring.next_root(foreign)
     store(storage, keyring.wrap_for_recipient(newer, keyring.recipient_of(identity)))
     misplaced = keyring.wrap_for_recipient(root, keyring.recipient_of(identity))
     storage.put(misplaced.key.replace("keys/1/", "keys/3/"), misplaced.data)
-    assert keyring.unwrap_root(storage, identity, REPOSITORY) == root
+    assert keyring.unwrap_root(storage, identity, root.repository) == root
 
 
 def test_a_damaged_wrap_is_damage(storage: PosixStorage) -> None:
     identity = keyring.new_identity()
-    wrap = keyring.wrap_for_recipient(keyring.new_root(REPOSITORY), keyring.recipient_of(identity))
+    wrap = keyring.wrap_for_recipient(keyring.new_root(), keyring.recipient_of(identity))
     storage.put(wrap.key, wrap.data[:-1])
     with pytest.raises(ObjectDamaged):
         keyring.unwrap_root(storage, identity, REPOSITORY)
+
+
+@pytest.mark.usefixtures("cheap_scrypt")
+def test_garbage_under_a_newer_generation_does_not_stop_a_rescue(storage: PosixStorage) -> None:
+    identity, root = keyring.new_identity(), keyring.new_root()
+    recipient = keyring.recipient_of(identity)
+    store(storage, keyring.wrap_for_recipient(root, recipient), keyring.wrap_for_passphrase(root, PASSPHRASE))
+    for name in (recipient, "passphrase-00000000"):
+        storage.put(f"keys/7/{name}.age", b"garbage")
+    for secret in (identity, PASSPHRASE):
+        assert keyring.unwrap_root(storage, secret, root.repository) == root
+
+
+def test_nobody_makes_a_newer_root_key_but_a_holder_of_the_first(storage: PosixStorage) -> None:
+    """The recipient is public and so is the repository's id: neither is enough."""
+    identity, root = keyring.new_identity(), keyring.new_root()
+    recipient = keyring.recipient_of(identity)
+    store(storage, keyring.wrap_for_recipient(root, recipient))
+    store(storage, keyring.wrap_for_recipient(keyring.RootKey(root.repository, 2, b"E" * 32, (b"E" * 32,)), recipient))
+    assert keyring.unwrap_root(storage, identity, root.repository) == root
+    assert keyring.unwrap_root(storage, identity, None) == root
+
+
+def test_a_root_key_opens_what_those_before_it_did(storage: PosixStorage) -> None:
+    identity, first = keyring.new_identity(), keyring.new_root()
+    third = keyring.next_root(keyring.next_root(first))
+    for each in (first, third):
+        store(storage, keyring.wrap_for_recipient(each, keyring.recipient_of(identity)))
+    found = keyring.unwrap_root(storage, identity, first.repository)
+    assert found == third
+    assert [each.generation for each in found.older_keys] == [1, 2]
+    assert found.older_keys[0] == first.keys
+
+
+def test_a_root_key_without_those_before_it_is_damage() -> None:
+    text = canonical.decode(keyring.next_root(keyring.new_root()).encode(), "root")
+    for older in ([], text["older"] * 2, ["AAAA"], [1], ["-"]):
+        with pytest.raises(ObjectDamaged):
+            keyring.RootKey.decode(canonical.encode({**text, "older": older}), "root")
 
 
 def test_a_mistyped_identity_or_recipient_is_a_problem_with_a_name(storage: PosixStorage) -> None:
@@ -167,7 +206,7 @@ def test_a_mistyped_identity_or_recipient_is_a_problem_with_a_name(storage: Posi
     with pytest.raises(KeyProblem):
         keyring.unwrap_root(storage, identity[:-1] + ("A" if identity[-1] != "A" else "B"), REPOSITORY)
     with pytest.raises(KeyProblem):
-        keyring.wrap_for_recipient(keyring.new_root(REPOSITORY), "age1nonsense")
+        keyring.wrap_for_recipient(keyring.new_root(), "age1nonsense")
 
 
 # Host key files -------------------------------------------------------------------------------------------------------
@@ -227,7 +266,7 @@ def test_random_bytes_are_no_host_key(data: bytes) -> None:
 
 
 def test_secrets_never_show_themselves() -> None:
-    root = keyring.new_root(REPOSITORY)
+    root = keyring.new_root()
     for text in (repr(SEALED), repr(UNSEALED), repr(root), repr(root.keys), repr(keyring.Wrap("k", b"ddd"))):
         assert "ddd" not in text
         assert "mmm" not in text

@@ -47,7 +47,9 @@ def command(run: Invocation, full: bool, independent: bool, kind: str | None, jo
     cluster = run.cluster()
     run.become_owner(cluster)
     storage = CountedStorage(open_storage(run.settings().repository(cluster.repository).url))
-    store = open_cluster(run.settings(), cluster, identity=run.identity(), environ=run.environ, storage=storage)
+    store = open_cluster(
+        run.settings(), cluster, identity=run.identity(), environ=run.environ, storage=storage, act="write"
+    )
     full = full or independent or KINDS.get(kind or "", False)
     request = _request(run, cluster, full=full, independent=independent, jobs=jobs)
     if run.globals.dry_run:

@@ -58,7 +58,7 @@ def _push(run: Invocation, path: Path) -> PushResult:
     began = run.clock.monotonic()
     settings, cluster = run.settings(), run.cluster()
     storage = CountedStorage(repository_storage(settings, cluster))
-    store = open_cluster(settings, cluster, identity=run.identity(), environ=run.environ, storage=storage)
+    store = open_cluster(settings, cluster, identity=run.identity(), environ=run.environ, storage=storage, act="write")
     result = push_wal(
         store,
         path,

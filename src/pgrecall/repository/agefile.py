@@ -1,7 +1,8 @@
 """Owns age files that a passphrase opens (age-encryption.org/v1, scrypt stanza).
 
 Our own writer, because the work factor has to be the one of format.md §7 and not whatever the machine at hand can bear:
-the file must open on a rescue machine with little memory. Any age program opens the result, and we open any age file.
+the file must open on a rescue machine with little memory. Any age program opens the result, and we
+open what age writes.
 """
 
 import base64
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from pgrecall.errors import KeyMismatch, ObjectDamaged
 
 WORK_FACTOR = 17  # log2 N: 128 MiB
-MAX_WORK_FACTOR = 20
+MAX_WORK_FACTOR = 18  # 256 MiB, as age itself uses it
 MAX_SIZE = 1 << 20
 
 _VERSION = b"age-encryption.org/v1\n"
@@ -61,7 +62,8 @@ def decrypt(data: bytes, passphrase: str, what: str) -> bytes:
 
 
 def _stretch(passphrase: str, salt: bytes, work_factor: int) -> bytes:
-    return Scrypt(salt=_SCRYPT_LABEL + salt, length=32, n=1 << work_factor, r=8, p=1).derive(passphrase.encode())
+    secret = passphrase.encode(errors="surrogateescape")  # a terminal's bytes, whatever its encoding
+    return Scrypt(salt=_SCRYPT_LABEL + salt, length=32, n=1 << work_factor, r=8, p=1).derive(secret)
 
 
 def _derive(file_key: bytes, salt: bytes, info: bytes) -> bytes:

@@ -11,6 +11,7 @@ from pgrecall.repository.extents import Extents, Ranges
 from pgrecall.repository.fetch import Get, WantedChunk, plan_gets
 from pgrecall.repository.pack_index import PackIndex
 from pgrecall.repository.paths import quote
+from pgrecall.repository.secrets import Keys
 
 __all__ = ["ChunkReader", "Part"]
 
@@ -18,10 +19,11 @@ __all__ = ["ChunkReader", "Part"]
 class ChunkReader:
     """Assembles spans. For one thread; holds one buffer of at most 8 MiB for stored bytes."""
 
-    def __init__(self, store: ClusterStore, packs: PackIndex) -> None:
+    def __init__(self, store: ClusterStore, packs: PackIndex, keys: Keys) -> None:
+        """`keys` are of the generation that the backup was made under: its digests are made with their id key."""
         self._store = store
         self._packs = packs
-        self._keys = store.scope.keys
+        self._keys = keys
         self._buffer = memoryview(bytearray())
         self._zero_digest: bytes | None = None
 

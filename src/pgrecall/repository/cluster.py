@@ -3,7 +3,6 @@
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -21,19 +20,25 @@ from pgrecall.errors import (
     ObjectDamaged,
     ObjectExists,
     ObjectMissing,
+    PgrecallError,
     RepositoryNotFound,
     ValueInvalid,
 )
 from pgrecall.repository import canonical, layout
-from pgrecall.repository.envelope import ObjectReader, ObjectWriter, check_object, read_clear
+from pgrecall.repository.envelope import ObjectReader, ObjectWriter
 from pgrecall.repository.fields import U32, Fields, base64_text, time_text
-from pgrecall.repository.formatfile import FormatFile, read_format
-from pgrecall.repository.header import FOOTER_SIZE, HASHED_END, HEADER_SIZE, SALT, Header, ObjectType
+from pgrecall.repository.formatfile import RepositoryFormat, read_format
+from pgrecall.repository.header import FOOTER_SIZE, HASHED_END, HEADER_SIZE, SALT, ObjectType
 from pgrecall.repository.hostkey import HostKey
+from pgrecall.repository.identity import ClusterIdentity, SystemIdentity, identity_numbers, read_identity
 from pgrecall.repository.keyring import RootKey, unwrap_root
 from pgrecall.repository.lostid import id_in_claims, ids_in_key_objects
 from pgrecall.repository.secrets import KEY_SIZE, Keys, Scope
 from pgrecall.storage.base import Buffer, ObjectInfo, Storage
+
+__all__ = [
+    "ClusterIdentity", "ClusterStore", "StoredObject", "SystemIdentity", "host_key_from_root", "make_cluster",
+]  # fmt: skip
 
 _CLAIM_ATTEMPTS = 1000
 _LAST_YEAR = 9999
@@ -48,57 +53,24 @@ class StoredObject(NamedTuple):
     hash: bytes
 
 
-class SystemIdentity(NamedTuple):
-    """A system identifier that the cluster has had, its version, and since when."""
-
-    system_identifier: int
-    version_num: int
-    since: datetime
-
-
-@dataclass(frozen=True)
-class ClusterIdentity:
-    """`identity/<number>`; the last of `systems` is the present one."""
-
-    number: int
-    cluster: bytes
-    name: str
-    systems: tuple[SystemIdentity, ...]
-
-    @property
-    def clear(self) -> dict[str, Any]:
-        return {
-            "cluster": self.cluster.hex(),
-            "name": self.name,
-            "systems": [
-                {
-                    "system_identifier": str(system.system_identifier),
-                    "version_num": system.version_num,
-                    "since": time_text(system.since),
-                }
-                for system in self.systems
-            ],
-        }
-
-    @classmethod
-    def from_clear(cls, number: int, clear: dict[str, Any], what: str) -> "ClusterIdentity":
-        fields = Fields(clear, what)
-        systems = tuple(
-            SystemIdentity(each.decimal("system_identifier"), each.integer("version_num", 0, U32), each.time("since"))
-            for each in fields.objects("systems")
-        )
-        return cls(number, fields.hex("cluster", 16), fields.text("name"), systems)
-
-
 class ClusterStore:
     """The objects of one cluster in one storage. Names are keys relative to the cluster (`layout`). Safe to share
     between threads; making one asks nothing of the storage, the class methods that read keys do.
     """
 
-    def __init__(self, storage: Storage, repository_id: bytes, cluster_id: bytes, name: str, keys: Keys) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        repository_id: bytes,
+        cluster_id: bytes,
+        name: str,
+        keys: Keys,
+        older: tuple[Keys, ...] = (),
+    ) -> None:
+        """`keys` seal and open; `older` generations only open."""
         self.storage = storage
         self.name = name
-        self.scope = Scope(repository_id, cluster_id, keys)
+        self.scope = Scope(repository_id, cluster_id, keys, older)
         self._prefix = layout.cluster_prefix(name)
 
     def __repr__(self) -> str:
@@ -107,13 +79,13 @@ class ClusterStore:
     @classmethod
     def from_host_key(cls, storage: Storage, key: HostKey) -> "ClusterStore":
         """As a database host opens its own cluster; asks nothing. `Repository.open(storage, pin)` checks the copy."""
-        return cls(storage, key.repository, key.cluster, key.name, key.keys)
+        return cls(storage, key.repository, key.cluster, key.name, key.keys, key.older)
 
     @classmethod
     def from_identity(cls, storage: Storage, name: str, secret: str) -> "ClusterStore":
         """As a rescuer opens any cluster: `secret` is the text of an identity file, or the recovery passphrase."""
         try:
-            written: FormatFile | None = read_format(storage)
+            written: RepositoryFormat | None = read_format(storage)
         except RepositoryNotFound:
             written = None  # The wraps say, too, which repository this is.
         root = unwrap_root(storage, secret, written.repository if written else None)
@@ -132,16 +104,27 @@ class ClusterStore:
                 f"the repository at {storage.place} is sealed; no key was given",
                 hint="Name the cluster's key file, an identity file or the passphrase.",
             )
-        try:
-            _, header, cluster = _read_identity(storage, name)
-        except (ClusterNotFound, DamageFound):
-            claimed = id_in_claims(storage, name)
-            if claimed is None:
-                raise
-            return cls(storage, written.repository, claimed, name, Keys.of_unsealed(claimed, None))
-        if header.sealed:
-            raise KeyMismatch(f"cluster '{name}' is sealed, but the repository says that it is not")
+        problem: PgrecallError | None = None
+        cluster: bytes | None = None
+        for number in identity_numbers(storage, name):
+            try:
+                header, cluster = read_identity(storage, name, number)
+            except (DamageFound, FormatUnknown, ObjectMissing) as error:
+                problem = problem or error
+                continue
+            if header.sealed:
+                raise KeyMismatch(f"cluster '{name}' is sealed, but the repository says that it is not")
+            break
+        if cluster is None:
+            cluster = id_in_claims(storage, name)
+        if cluster is None:
+            raise problem or ClusterNotFound(f"there is no cluster '{name}' at {storage.place}", cluster=name)
         return cls(storage, written.repository, cluster, name, Keys.of_unsealed(cluster, None))
+
+    def on(self, storage: Storage) -> "ClusterStore":
+        """The same cluster, asked through another storage (one that counts)."""
+        scope = self.scope
+        return ClusterStore(storage, scope.repository, scope.cluster, self.name, scope.keys, scope.older)
 
     @property
     def keys(self) -> Keys:
@@ -201,9 +184,8 @@ class ClusterStore:
         timeline: int | None = None,
     ) -> BackupLabel:
         """Take a label for a run that begins now: above every label there is, and nobody else's."""
-        # A label of the calendar's last year is a forgery; nothing could follow it.
-        known = (label for label in self.labels() if label.moment.year < _LAST_YEAR)
-        label = BackupLabel.at(now, kind).next_free(max(known, default=None))
+        label = BackupLabel.at(now, kind)
+        label = label.next_free(self._newest_claimed(label))
         for _ in range(_CLAIM_ATTEMPTS):
             clear = {
                 "cluster": self.scope.cluster.hex(),
@@ -223,10 +205,26 @@ class ClusterStore:
                 return label
         raise Busy(f"no free label for cluster '{self.name}' up to {label}")
 
+    def _newest_claimed(self, now: BackupLabel) -> BackupLabel | None:
+        """The newest label. One ahead of the clock counts only if its claim is ours, since anybody can put one there;
+        and nothing could follow one of the calendar's last year.
+        """
+        for label in sorted(self.labels(), reverse=True):
+            if label < now or (label.moment.year < _LAST_YEAR and self.claimed(label)):
+                return label
+        return None
+
+    def claimed(self, label: BackupLabel) -> bool:
+        """Whether a claim of this label opens under our keys."""
+        with contextlib.suppress(DamageFound, FormatUnknown, KeyProblem, ObjectMissing):
+            return bool(self.read(ObjectType.CLAIM, layout.claim_name(label)).hash)
+        return False
+
     def record_system(self, system: SystemIdentity) -> ClusterIdentity:
         """The cluster has a new system identifier (after pg_upgrade); ObjectExists if another host was faster."""
         before = self.identity()
-        after = ClusterIdentity(before.number + 1, before.cluster, before.name, (*before.systems, system))
+        number = max(identity_numbers(self.storage, self.name)) + 1
+        after = ClusterIdentity(number, before.cluster, before.name, (*before.systems, system))
         self.put(ObjectType.IDENTITY, layout.identity_name(after.number), clear=after.clear)
         return after
 
@@ -268,9 +266,16 @@ class ClusterStore:
                 continue
 
     def identity(self) -> ClusterIdentity:
-        number = _newest_number(self.storage, self.name)
-        name = layout.identity_name(number)
-        return ClusterIdentity.from_clear(number, self.read(ObjectType.IDENTITY, name).clear, name)
+        """The newest that our keys prove: anybody can add another."""
+        problem: PgrecallError | None = None
+        for number in identity_numbers(self.storage, self.name):
+            name = layout.identity_name(number)
+            try:
+                return ClusterIdentity.from_clear(number, self.read(ObjectType.IDENTITY, name).clear, name)
+            except (DamageFound, FormatUnknown, KeyProblem, ObjectMissing) as error:
+                problem = problem or error
+        place = self.storage.place
+        raise problem or ClusterNotFound(f"there is no cluster '{self.name}' at {place}", cluster=self.name)
 
 
 def make_cluster(
@@ -295,28 +300,42 @@ def make_cluster(
 
 
 def host_key_from_root(storage: Storage, name: str, root: RootKey) -> HostKey:
-    """The cluster's keys, as the holder of the root key finds them. KeyMismatch if somebody else sealed them.
+    """The cluster's keys, as the holder of the root key finds them: the newest generation seals, those before it read.
 
-    Where the identity is lost, the key objects tell which cluster they are for.
+    KeyMismatch if somebody else sealed them. Anybody can add an identity: one that its keys do not prove is passed
+    over. Where none is left, the key objects tell which cluster they are for.
     """
-    try:
-        number, header, cluster = _read_identity(storage, name)
-    except (ClusterNotFound, DamageFound):
-        found = _keys_without_identity(storage, name, root)
-        if found is None:
-            raise
-        return found
-    if not header.sealed:
-        raise KeyMismatch(f"cluster '{name}' is not sealed, but this repository is")
-    host_key = _open_data_key(storage, name, root, header.generation, cluster)
-    # So far the identity was only believed; these keys prove it.
-    ClusterStore.from_host_key(storage, host_key).read(ObjectType.IDENTITY, layout.identity_name(number))
-    return host_key
+    cluster, problem = _proven_cluster(storage, name, root)
+    if cluster is None:
+        cluster = _cluster_without_identity(storage, name, root)
+    generations = [] if cluster is None else _generations(storage, name, root, cluster)
+    if cluster is None or not generations:
+        raise problem or ClusterNotFound(f"there is no cluster '{name}' at {storage.place}", cluster=name)
+    return HostKey(root.repository, cluster, name, generations[-1], tuple(generations[:-1]))
 
 
-def _open_data_key(storage: Storage, name: str, root: RootKey, generation: int, cluster: bytes) -> HostKey:
+def _proven_cluster(storage: Storage, name: str, root: RootKey) -> tuple[bytes | None, PgrecallError | None]:
+    """The cluster's id as the newest identity says that opens under keys which the root key sealed, else a reason."""
+    problem: PgrecallError | None = None
+    for number in identity_numbers(storage, name):
+        try:
+            header, cluster = read_identity(storage, name, number)
+            if not header.sealed:
+                raise KeyMismatch(f"cluster '{name}' is not sealed, but this repository is")
+            keys = _open_data_key(storage, name, root, header.generation, cluster)
+            # So far the identity was only believed; these keys prove it.
+            store = ClusterStore(storage, root.repository, cluster, name, keys)
+            store.read(ObjectType.IDENTITY, layout.identity_name(number))
+        except (DamageFound, FormatUnknown, KeyProblem, ObjectMissing) as error:
+            problem = problem or error
+        else:
+            return cluster, None
+    return None, problem
+
+
+def _open_data_key(storage: Storage, name: str, root: RootKey, generation: int, cluster: bytes) -> Keys:
     key_name = layout.data_key_name(generation)
-    sealer = ClusterStore(storage, root.repository, cluster, name, root.keys)
+    sealer = ClusterStore(storage, root.repository, cluster, name, root.keys, root.older_keys)
     payload = Fields(canonical.decode(sealer.read(ObjectType.CLUSTER_KEY, key_name).payload(), key_name), key_name)
     said = (payload.hex("repository", 16), payload.hex("cluster", 16), payload.integer("generation", 1, U32))
     if said != (root.repository, cluster, generation):
@@ -324,31 +343,37 @@ def _open_data_key(storage: Storage, name: str, root: RootKey, generation: int, 
     data_key, id_key = payload.base64("data_key"), payload.base64("id_key")
     if len(data_key) != KEY_SIZE or len(id_key) != KEY_SIZE:
         raise ObjectDamaged(f"{key_name} of cluster '{name}' holds keys of a wrong length")
-    return HostKey(root.repository, cluster, name, Keys.of_sealed(generation, data_key, id_key))
+    return Keys.of_sealed(generation, data_key, id_key)
 
 
-def _keys_without_identity(storage: Storage, name: str, root: RootKey) -> HostKey | None:
-    """The newest keys under which a claim opens (a killed creation leaves keys that nothing is sealed under), else just
-    the newest.
+def _generations(storage: Storage, name: str, root: RootKey, cluster: bytes) -> list[Keys]:
+    """All keys of this cluster that open, oldest first: others are lost, or a killed creation left them."""
+    found = []
+    for generation, other in ids_in_key_objects(storage, name):
+        if other == cluster:
+            with contextlib.suppress(DamageFound, KeyProblem):
+                found.append(_open_data_key(storage, name, root, generation, cluster))
+    return found[::-1]
+
+
+def _cluster_without_identity(storage: Storage, name: str, root: RootKey) -> bytes | None:
+    """The id of the newest keys under which a claim opens (a killed creation leaves keys that nothing is sealed under),
+    else of the newest.
     """
-    opened: list[HostKey] = []
+    opened: list[bytes] = []
     for generation, cluster in ids_in_key_objects(storage, name):
         try:
-            key = _open_data_key(storage, name, root, generation, cluster)
+            keys = _open_data_key(storage, name, root, generation, cluster)
         except (DamageFound, KeyProblem):
             continue
-        opened.append(key)
-        if _opens_a_claim(ClusterStore.from_host_key(storage, key)):
-            return key
+        opened.append(cluster)
+        if _opens_a_claim(ClusterStore(storage, root.repository, cluster, name, keys)):
+            return cluster
     return opened[0] if opened else None
 
 
 def _opens_a_claim(store: ClusterStore) -> bool:
-    for label in store.labels():
-        with contextlib.suppress(DamageFound, KeyProblem, FormatUnknown, ObjectMissing):
-            store.read(ObjectType.CLAIM, layout.claim_name(label))
-            return True
-    return False
+    return any(store.claimed(label) for label in store.labels())
 
 
 def _put_data_key(storage: Storage, repository: bytes, cluster: bytes, name: str, root: RootKey, keys: Keys) -> None:
@@ -372,20 +397,3 @@ def _put_data_key(storage: Storage, repository: bytes, cluster: bytes, name: str
 def _names(storage: Storage, cluster: str, prefix: str) -> Iterator[str]:
     skip = len(layout.cluster_prefix(cluster))
     return (info.key[skip:] for info in storage.list(layout.cluster_key(cluster, prefix)))
-
-
-def _newest_number(storage: Storage, name: str) -> int:
-    numbers = map(layout.parse_numbered_name, _names(storage, name, layout.IDENTITY))
-    newest = max((number for number in numbers if number is not None), default=None)
-    if newest is None:
-        raise ClusterNotFound(f"there is no cluster '{name}' at {storage.place}", cluster=name)
-    return newest
-
-
-def _read_identity(storage: Storage, name: str) -> tuple[int, Header, bytes]:
-    """Number, header and cluster id of the newest identity; it is intact, but nothing proves it yet."""
-    number = _newest_number(storage, name)
-    key = layout.cluster_key(name, layout.identity_name(number))
-    data = storage.get(key, limit=ObjectType.IDENTITY.max_size)
-    header, _ = check_object(data, ObjectType.IDENTITY, key)
-    return number, header, Fields(read_clear(data, key), f"identity of {name}").hex("cluster", 16)

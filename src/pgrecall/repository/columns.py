@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from pgrecall.errors import ObjectDamaged
+from pgrecall.errors import FormatUnknown, ObjectDamaged
 from pgrecall.storage.base import Buffer
 
 RANGE_SIZE = 128 * 1024
@@ -192,7 +192,10 @@ class ColumnReader:
         if found != magic:
             raise self.damaged(f"begins with {bytes(found)!r}, not with {magic!r}")
         if version != 1:
-            raise self.damaged(f"version {version} is unknown; this pgrecall reads version 1")
+            raise FormatUnknown(
+                f"{self.what}: version {version} is unknown; this pgrecall reads version 1",
+                hint="Install a newer pgrecall.",
+            )
         self._at = layout.size
         return tuple(fields)
 

@@ -184,8 +184,9 @@ class ObjectReader:
         self._opener = FrameOpener(scope, kind, name, header.generation, header.flags, header.salt, clear=clear_part)
         if not hmac.compare_digest(self._opener.commitment, header.commitment):
             raise KeyMismatch(f"{name} is sealed under another key than the one at hand")
-        self.authentic = scope.keys.mac_key is not None
-        if self.authentic and not hmac.compare_digest(_mac(scope.keys, self.hash, self._opener.binding), view[_MAC]):
+        self.keys = self._opener.keys
+        self.authentic = self.keys.mac_key is not None
+        if self.authentic and not hmac.compare_digest(_mac(self.keys, self.hash, self._opener.binding), view[_MAC]):
             raise ObjectDamaged(
                 f"{name} is not what was written under this name: its authentication code is wrong",
                 hint="It belongs to another place, or somebody without the key wrote it.",

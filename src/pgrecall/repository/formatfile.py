@@ -38,7 +38,7 @@ class FormatFile:
         body = self._body()
         plain = canonical.encode(body)
         return canonical.encode(
-            {**body, "hash": blake3(plain).hexdigest(), "mac": root.format_mac(plain) if root else None}
+            {**body, "hash": blake3(plain).hexdigest(), "mac": root.format_macs(plain)[0] if root else None}
         )
 
     @classmethod
@@ -76,12 +76,8 @@ class FormatFile:
             )
 
     def verify(self, root: RootKey) -> None:
-        """KeyMismatch unless the holder of this root key wrote this."""
-        if (
-            self.mac is None
-            or self.repository != root.repository
-            or self.mac != root.format_mac(canonical.encode(self._body()))
-        ):
+        """KeyMismatch unless a holder of this root key, or of one before it, wrote this."""
+        if self.repository != root.repository or self.mac not in root.format_macs(canonical.encode(self._body())):
             raise KeyMismatch("format/ of this repository was not written by the holder of its root key")
 
     def _body(self) -> dict[str, Any]:
@@ -102,16 +98,55 @@ def _refuse_changed(fields: Fields, what: str) -> None:
         raise ObjectDamaged(f"{what} is damaged: its text is not the one that was written")
 
 
-def read_format(storage: Storage) -> FormatFile:
-    """The newest one; RepositoryNotFound where there is none."""
+@dataclass(frozen=True)
+class RepositoryFormat:
+    """What all of `format/` says together, lowest number first. Anybody who may write the storage can add a file, so
+    one can forbid, but never take back what another demands.
+    """
+
+    files: tuple[FormatFile, ...]
+
+    @property
+    def repository(self) -> bytes:
+        return self.files[0].repository
+
+    @property
+    def sealed(self) -> bool:
+        return self.files[0].sealed
+
+    @property
+    def created(self) -> datetime | None:
+        return self.files[0].created
+
+    def require(self, act: Act) -> None:
+        """FormatUnknown if this program lacks a feature that `act` needs here."""
+        for file in self.files:
+            file.require(act)
+
+    def verify(self, root: RootKey) -> None:
+        """KeyMismatch unless holders of this root key, or of one before it, wrote all of it."""
+        for file in self.files:
+            file.verify(root)
+
+
+def read_format(storage: Storage) -> RepositoryFormat:
+    """RepositoryNotFound where there is none; KeyMismatch where one file contradicts another."""
     found = (parse_format_key(info.key) for info in storage.list(FORMAT_PREFIX))
-    newest = max((number for number in found if number is not None), default=None)
-    if newest is None:
+    numbers = sorted(number for number in found if number is not None)
+    if not numbers:
         raise RepositoryNotFound(
             f"there is no repository at {storage.place}", hint="Make one: pgrecall init", place=storage.place
         )
-    key = format_key(newest)
-    return FormatFile.decode(storage.get(key, limit=_MAX_SIZE), f"{key} at {storage.place}")
+    keys = [format_key(number) for number in numbers]
+    files = [FormatFile.decode(storage.get(key, limit=_MAX_SIZE), f"{key} at {storage.place}") for key in keys]
+    for key, file in zip(keys, files, strict=True):
+        if (file.repository, file.sealed) != (files[0].repository, files[0].sealed):
+            claims = f"repository {file.repository.hex()} and {'sealed' if file.sealed else 'unsealed'}"
+            raise KeyMismatch(
+                f"{key} at {storage.place} claims to be {claims}, {keys[0]} says otherwise",
+                hint=f"Somebody put {key} there; if you did not, remove it.",
+            )
+    return RepositoryFormat(tuple(files))
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from pgrecall.repository.header import (
     ObjectType,
     refuse_unknown_flags,
 )
-from pgrecall.repository.secrets import ChunkId, Scope
+from pgrecall.repository.secrets import ChunkId, Keys, Scope
 from pgrecall.storage.base import Buffer
 
 TAG_SIZE = 16
@@ -99,7 +99,8 @@ def decompress(z: Buffer, raw_length: int, what: str) -> bytes:
 class FrameOpener:
     """Opens single frames of one object, given what its header says; safe to share between threads.
 
-    Raise KeyMismatch for another generation, or for an unsealed object in a sealed repository.
+    `keys` are those of the object's generation. Raise KeyMismatch where they are not at hand, or for an unsealed object
+    in a sealed repository.
     """
 
     def __init__(
@@ -114,15 +115,15 @@ class FrameOpener:
         clear: Buffer = b"",
     ) -> None:
         refuse_unknown_flags(flags, name)
-        _refuse_other_keys(scope, generation, flags, name)
+        self.keys = _keys_for(scope, generation, flags, name)
         self.name = name
         self.kind = kind
         self._padded = bool(flags & FLAG_PADDED)
-        self._id_key = scope.keys.id_key
+        self._id_key = self.keys.id_key
         self._cipher: AESGCM | None = None
         self.commitment = _UNSEALED_COMMITMENT
         if flags & FLAG_SEALED:
-            key, self.commitment = scope.keys.object_key(kind, salt)
+            key, self.commitment = self.keys.object_key(kind, salt)
             self._cipher = AESGCM(key)
         header = Header(kind, flags, generation, len(clear), salt, self.commitment)
         self.binding = scope.binding(header.encode(), clear, name)
@@ -171,12 +172,14 @@ class FrameOpener:
         return z
 
 
-def _refuse_other_keys(scope: Scope, generation: int, flags: int, name: str) -> None:
-    keys = scope.keys
+def _keys_for(scope: Scope, generation: int, flags: int, name: str) -> Keys:
     sealed = bool(flags & FLAG_SEALED)
-    if sealed and not keys.sealed:
+    if sealed and not scope.keys.sealed:
         raise KeyMismatch(f"{name} is sealed; there is no key for it", hint="Name the key file of this cluster.")
-    if keys.sealed and not sealed:
+    if scope.keys.sealed and not sealed:
         raise KeyMismatch(f"{name} is not sealed, but this repository is: it was put there by somebody without the key")
-    if generation != keys.generation:
-        raise KeyMismatch(f"{name} is sealed under key generation {generation}, the key at hand is {keys.generation}")
+    keys = scope.keys_of(generation)
+    if keys is None:
+        at_hand = ", ".join(str(each.generation) for each in (*scope.older, scope.keys))
+        raise KeyMismatch(f"{name} is sealed under key generation {generation}, the key at hand is {at_hand}")
+    return keys

@@ -14,6 +14,7 @@ FOOTER_SIZE = 128
 HASHED_END = 64  # of the footer: the hash covers every byte before this place
 TABLE_ENTRY = struct.Struct("<QII32s")
 TABLE_NUMBER = (1 << 64) - 1
+MAX_FRAMES = 1 << 20  # of one object: bounds the table, which is unfolded whole
 SALT = slice(32, 64)  # of the header
 
 FLAG_SEALED = 1
@@ -164,6 +165,7 @@ class Footer(NamedTuple):
         offset, stored, raw, frames, reserved, size, zeros, _hash, _mac = _FOOTER.unpack_from(data, start)
         # The smallest frame of zstd has 9 bytes: a table cannot claim more frames than fit.
         fits = offset >= HEADER_SIZE + header.clear_length + 9 * frames and offset + stored + FOOTER_SIZE == size
-        if reserved or zeros != _ZEROS or size != len(data) or not fits or raw != TABLE_ENTRY.size * frames:
+        fits = fits and frames <= MAX_FRAMES and raw == TABLE_ENTRY.size * frames
+        if reserved or zeros != _ZEROS or size != len(data) or not fits:
             raise ObjectDamaged(f"{what} has a damaged footer, or is cut off: {len(data)} bytes", size=len(data))
         return cls(offset, stored, raw, frames, size)

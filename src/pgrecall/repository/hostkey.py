@@ -5,6 +5,7 @@ import secrets
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pgrecall.errors import KeyProblem, ObjectDamaged, Refused
 from pgrecall.repository import canonical
@@ -26,6 +27,8 @@ class HostKey:
     cluster: bytes
     name: str
     keys: Keys
+    older: tuple[Keys, ...] = ()
+    """The generations before `keys`, by generation: what was sealed under them is still read."""
 
     @property
     def sealed(self) -> bool:
@@ -45,6 +48,7 @@ class HostKey:
                 "data_key": base64_text(data_key) if data_key else None,
                 "id_key": base64_text(self.keys.id_key) if data_key else None,
                 "mac_key": base64_text(mac_key) if mac_key and not data_key else None,
+                "older": [_generation_json(each) for each in self.older],
             }
         )
 
@@ -62,7 +66,12 @@ class HostKey:
         name = fields.text("name")
         if not is_cluster_name(name):
             raise fields.damaged("name", "a cluster's name")
-        return cls(fields.hex("repository", 16), cluster, name, keys)
+        older = tuple(_generation(each) for each in fields.objects("older"))
+        if [each.generation for each in older] != sorted({each.generation for each in older} - {0}) or (
+            older and older[-1].generation >= generation
+        ):
+            raise fields.damaged("older", "the generations before this one, by generation")
+        return cls(fields.hex("repository", 16), cluster, name, keys, older)
 
 
 def write_host_key(path: Path, key: HostKey, *, replace: bool = False) -> None:
@@ -114,6 +123,19 @@ def read_host_key(path: Path) -> HostKey:
         return HostKey.decode(data, str(path))
     except ObjectDamaged as error:
         raise KeyProblem(f"{path} is no key file of a cluster: {error}", path=str(path)) from error
+
+
+def _generation_json(keys: Keys) -> dict[str, Any]:
+    assert keys.data_key is not None
+    return {
+        "generation": keys.generation,
+        "data_key": base64_text(keys.data_key),
+        "id_key": base64_text(keys.id_key),
+    }
+
+
+def _generation(fields: Fields) -> Keys:
+    return Keys.of_sealed(fields.integer("generation", 1, U32), _secret(fields, "data_key"), _secret(fields, "id_key"))
 
 
 def _secret(fields: Fields, name: str) -> bytes:

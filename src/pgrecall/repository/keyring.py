@@ -26,11 +26,22 @@ _PASSPHRASE = "passphrase-"
 
 @dataclass(frozen=True, repr=False)
 class RootKey:
-    """Opens every cluster of a repository. No database host ever holds it."""
+    """Opens every cluster of a repository. No database host ever holds it.
+
+    The repository's id is derived from its first root key and every later one carries those before it: so nobody can
+    make a newer root key, for whoever pins the id, but a holder of the first.
+    """
 
     repository: bytes
     generation: int
     key: bytes
+    older: tuple[bytes, ...] = ()
+    """The keys of generations 1, 2, … before this one."""
+
+    @property
+    def proven(self) -> bool:
+        """Whether this is a root key of the repository that it names."""
+        return self.repository == repository_id((*self.older, self.key)[0])
 
     def __repr__(self) -> str:
         return f"<RootKey generation {self.generation} of {self.repository.hex()}>"
@@ -40,9 +51,15 @@ class RootKey:
         """What seals the clusters' key objects."""
         return Keys.of_root(self.generation, self.key)
 
-    def format_mac(self, body: bytes) -> str:
-        """Of `format/<n>.json` without its `mac`."""
-        return blake3(body, key=derive(self.key, "pgrecall/1/format")).hexdigest()
+    @property
+    def older_keys(self) -> tuple[Keys, ...]:
+        """What earlier key objects were sealed with."""
+        return tuple(Keys.of_root(number, key) for number, key in enumerate(self.older, 1))
+
+    def format_macs(self, body: bytes) -> list[str]:
+        """Of `format/<n>.json` without its `hash` and `mac`: first that of this generation, then the older ones."""
+        keys = (self.key, *reversed(self.older))
+        return [blake3(body, key=derive(key, "pgrecall/1/format")).hexdigest() for key in keys]
 
     def encode(self) -> bytes:
         return canonical.encode(
@@ -51,6 +68,7 @@ class RootKey:
                 "repository": self.repository.hex(),
                 "generation": self.generation,
                 "key": base64_text(self.key),
+                "older": [base64_text(each) for each in self.older],
             }
         )
 
@@ -58,10 +76,11 @@ class RootKey:
     def decode(cls, data: bytes, what: str) -> "RootKey":
         fields = Fields(canonical.decode(data, what), what)
         fields.one_of("kind", "pgrecall-root")
-        key = fields.base64("key")
-        if len(key) != KEY_SIZE:
-            raise ObjectDamaged(f"{what} holds a key of {len(key)} bytes")
-        return cls(fields.hex("repository", 16), fields.integer("generation", 1, U32), key)
+        generation = fields.integer("generation", 1, U32)
+        keys = (*(_decoded(each, what) for each in fields.texts("older")), _decoded(fields.text("key"), what))
+        if len(keys) != generation:
+            raise ObjectDamaged(f"{what} holds {len(keys)} keys, not those of generations 1 to {generation}")
+        return cls(fields.hex("repository", 16), generation, keys[-1], keys[:-1])
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,8 +91,27 @@ class Wrap:
     data: bytes
 
 
-def new_root(repository: bytes) -> RootKey:
-    return RootKey(repository, 1, random_secrets.token_bytes(KEY_SIZE))
+def repository_id(first_root: bytes) -> bytes:
+    """The id of the sealed repository whose first root key this is."""
+    return derive(first_root, "pgrecall/1/repository", length=16)
+
+
+def new_root() -> RootKey:
+    """The first root key of a new repository."""
+    key = random_secrets.token_bytes(KEY_SIZE)
+    return RootKey(repository_id(key), 1, key)
+
+
+def next_root(root: RootKey) -> RootKey:
+    """The root key of the next generation, which opens what those before it did."""
+    return RootKey(root.repository, root.generation + 1, random_secrets.token_bytes(KEY_SIZE), (*root.older, root.key))
+
+
+def _decoded(text: str, what: str) -> bytes:
+    key = Fields({"key": text}, what).base64("key")
+    if len(key) != KEY_SIZE:
+        raise ObjectDamaged(f"{what} holds a key of {len(key)} bytes")
+    return key
 
 
 def new_identity() -> str:
@@ -122,21 +160,28 @@ def recipients(storage: Storage) -> list[tuple[int, str]]:
 def unwrap_root(storage: Storage, secret: str, repository: bytes | None) -> RootKey:
     """The newest root key that `secret` opens: the text of an identity file, or a passphrase.
 
-    A wrap that names another repository (None: any will do) is as good as none: anybody can write one.
+    Anybody can write a wrap, so one that is damaged, or whose key is not of the repository (None: of the one that it
+    names), is as good as none; ObjectDamaged only where nothing else is there.
     """
     wraps = recipients(storage)
     identity = _IDENTITY.search(secret)
     wanted = recipient_of(identity[0]) if identity else _PASSPHRASE
     found = [each for each in wraps if (each[1] == wanted if identity else each[1].startswith(wanted))]
+    damage: ObjectDamaged | None = None
     for generation, recipient in found:
         key = root_wrap_key(generation, recipient)
-        data = storage.get(key, limit=agefile.MAX_SIZE)
         try:
+            data = storage.get(key, limit=agefile.MAX_SIZE)
             root = RootKey.decode(_open(data, identity[0] if identity else None, secret, key), key)
         except KeyMismatch:
             continue
-        if root.generation == generation and repository in (None, root.repository):
+        except ObjectDamaged as error:
+            damage = damage or error
+            continue
+        if root.generation == generation and root.proven and repository in (None, root.repository):
             return root
+    if damage is not None:
+        raise damage
     tried = f"the identity of {wanted}" if identity else "this passphrase"
     names = [f"{recipient} (generation {generation})" for generation, recipient in wraps]
     problem = KeyMismatch if found else KeyProblem
@@ -150,8 +195,8 @@ def unwrap_root(storage: Storage, secret: str, repository: bytes | None) -> Root
 def open_wrap(key: str, data: bytes, recipient: str, secrets: Sequence[str]) -> RootKey | None:
     """What the wrap `key` holds; None where none of secrets (identity files, passphrases) is for its kind of recipient.
 
-    ObjectDamaged: it is no age file, or the identity that it is wrapped for does not open it. KeyMismatch: no passphrase
-    at hand opens it; it is damaged, or for another one.
+    ObjectDamaged: it is no age file, or the identity that it is wrapped for does not open it. KeyMismatch: no
+    passphrase at hand opens it; it is damaged, or for another one.
     """
     if not data.startswith(b"age-encryption.org/v1\n"):
         raise ObjectDamaged(f"{key} is damaged: it is no age file")

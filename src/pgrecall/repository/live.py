@@ -6,10 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from pgrecall.domain.label import BackupLabel
 from pgrecall.errors import ObjectDamaged, ValueInvalid
-from pgrecall.repository.columns import PackRef
-
-_MOST_PACKS = 1 << 27
-"""Packs of one run that a reader believes in (4 EiB of them)."""
+from pgrecall.repository.columns import PACK_MAX, PackRef
 
 
 class LivePacks:
@@ -25,7 +22,7 @@ class LivePacks:
 
     def add(self, packs: Iterable[PackRef]) -> None:
         for run, pack in packs:
-            assert 0 < pack <= _MOST_PACKS, f"pack {pack} has no bit"
+            assert 0 < pack <= PACK_MAX, f"pack {pack} has no bit"
             bitmap = self._bitmaps.setdefault(run, bytearray())
             byte, bit = divmod(pack - 1, 8)
             if byte >= len(bitmap):
@@ -64,7 +61,8 @@ class LivePacks:
                 bitmap = base64.b64decode(text if isinstance(text, str) else "", validate=True)
             except (ValueInvalid, binascii.Error, ValueError):
                 raise ObjectDamaged(f"{what}: the packs of {run!r:.80} cannot be read") from None
-            if not bitmap or len(bitmap) * 8 > _MOST_PACKS:
+            highest = 8 * len(bitmap) - 8 + bitmap[-1].bit_length() if bitmap else 0
+            if not 0 < highest <= PACK_MAX or not bitmap[-1] or base64.b64encode(bitmap).decode() != text:
                 raise ObjectDamaged(f"{what}: the packs of {run!r:.80} cannot be read")
             live._bitmaps[number] = bytearray(bitmap)
         return live

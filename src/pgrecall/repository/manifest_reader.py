@@ -18,6 +18,7 @@ from pgrecall.repository.map_reader import MapReader
 from pgrecall.repository.node import Node, NodeList, check_node_place
 from pgrecall.repository.pack_index import PackIndex
 from pgrecall.repository.paths import join, quote, split
+from pgrecall.repository.secrets import Keys
 
 _BLOCKS_AT_ONCE = 8
 _NODES_AT_ONCE = 16
@@ -48,7 +49,7 @@ class ManifestReader:
 
     def chunk_reader(self) -> ChunkReader:
         """For one thread."""
-        return ChunkReader(self._store, self.packs)
+        return ChunkReader(self._store, self.packs, self._keys())
 
     def directories(self) -> tuple[DirectoryEntry, ...]:
         """In the order of their paths: each comes after the one that it lies in."""
@@ -138,6 +139,12 @@ class ManifestReader:
         for nodes in self.node_lists(readable):
             if not packs.isdisjoint(nodes.packs()):
                 yield nodes.path
+
+    def _keys(self) -> Keys:
+        """Those that the backup was made under, as its own run's last pack tells."""
+        own = next((each for each in self.manifest.runs if each.run == self.manifest.label), None)
+        scope = self._store.scope
+        return scope.keys if own is None else scope.keys_of(own.pack.generation) or scope.keys
 
     def _read_lists(self, files: list[StoredFile]) -> Iterator[NodeList]:
         pointers = [file.node_list for file in files if file.node_list is not None]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pgrecall.domain.label import BackupLabel
-from pgrecall.errors import DamageFound, ObjectDamaged, ObjectMissing, StorageError
+from pgrecall.errors import DamageFound, FormatUnknown, ObjectDamaged, ObjectMissing, StorageError
 from pgrecall.repository.cluster import ClusterStore
 from pgrecall.repository.commit import Commit
 from pgrecall.repository.envelope import ObjectReader
@@ -39,7 +39,7 @@ def find_second_copy(store: ClusterStore, label: BackupLabel) -> Manifest | None
         try:
             pack = store.read(ObjectType.PACK, pack_name(label, seq))
             found = _manifest_in(pack, label, seq)
-        except (DamageFound, StorageError):
+        except (DamageFound, FormatUnknown, StorageError):
             continue  # one more damaged pack is no reason not to look into the others
         if found is not None:
             return found

@@ -19,7 +19,7 @@ from pgrecall.errors import (
 )
 from pgrecall.repository import keyring, layout
 from pgrecall.repository.cluster import ClusterStore, SystemIdentity, host_key_from_root, make_cluster
-from pgrecall.repository.formatfile import FormatFile, read_format
+from pgrecall.repository.formatfile import Act, FormatFile, RepositoryFormat, read_format
 from pgrecall.repository.hostkey import HostKey
 from pgrecall.repository.keyring import RootKey, Wrap
 from pgrecall.repository.readme import README_TEXT
@@ -43,7 +43,7 @@ class CreatedRepository:
 class Repository:
     """One copy of a repository that passed `open`, or was just created."""
 
-    def __init__(self, storage: Storage, written: FormatFile) -> None:
+    def __init__(self, storage: Storage, written: RepositoryFormat) -> None:
         self.storage = storage
         self.format = written
 
@@ -66,8 +66,8 @@ class Repository:
         killed does not stand in the way: the format file is written last and makes it a repository.
         """
         _refuse_occupied(storage)
-        repository = os.urandom(16)
-        root = keyring.new_root(repository) if sealed else None
+        root = keyring.new_root() if sealed else None
+        repository = root.repository if root else os.urandom(16)
         identity = (identity or keyring.new_identity()) if root else None
         words = keyring.new_passphrase() if root and passphrase else None
         wraps: list[Wrap] = []
@@ -85,11 +85,12 @@ class Repository:
             _put_own(storage, layout.format_key(0), written)
         except ObjectExists as error:
             raise _exists(storage) from error
-        return CreatedRepository(cls(storage, FormatFile.decode(written, layout.format_key(0))), root, identity, words)
+        made = RepositoryFormat((FormatFile.decode(written, layout.format_key(0)),))
+        return CreatedRepository(cls(storage, made), root, identity, words)
 
     @classmethod
-    def open(cls, storage: Storage, pin: HostKey | None = None) -> "Repository":
-        """The repository at this place, if this program can read it. With `pin`: only if it is the pinned one.
+    def open(cls, storage: Storage, pin: HostKey | None = None, act: Act = "read") -> "Repository":
+        """The repository at this place, if this program can `act` on it. With `pin`: only if it is the pinned one.
 
         RepositoryNotFound, FormatUnknown; KeyMismatch for another repository than the pinned one, or one that claims
         not to be sealed any more.
@@ -100,10 +101,11 @@ class Repository:
             lost = pin is not None and any(True for _ in storage.list_dirs(layout.CLUSTERS_PREFIX))
             if pin is None or not lost:
                 raise
-            written = FormatFile(pin.repository, pin.sealed, None)
-        written.require("read")
+            written = RepositoryFormat((FormatFile(pin.repository, pin.sealed, None),))
         if pin is not None:
             _refuse_other_repository(storage, written, pin)
+        for each in {"read", act}:
+            written.require(each)
         return cls(storage, written)
 
     def unlock(self, secret: str) -> RootKey:
@@ -185,7 +187,7 @@ def _exists(storage: Storage) -> RepositoryExists:
     )
 
 
-def _refuse_other_repository(storage: Storage, written: FormatFile, pin: HostKey) -> None:
+def _refuse_other_repository(storage: Storage, written: RepositoryFormat, pin: HostKey) -> None:
     if written.repository != pin.repository:
         raise KeyMismatch(
             f"{storage.place} is repository {written.repository.hex()}, the key of cluster '{pin.name}' is for "

@@ -72,14 +72,24 @@ class Keys:
 
 @dataclass(frozen=True)
 class Scope:
-    """What every object of a cluster is bound to: it cannot be served as another cluster's, or under other keys."""
+    """What every object of a cluster is bound to: it cannot be served as another cluster's, or under other keys.
+
+    `keys` seal what is written; `older` are the generations before them, which only read.
+    """
 
     repository: bytes
     cluster: bytes
     keys: Keys
+    older: tuple[Keys, ...] = ()
 
     def __post_init__(self) -> None:
         assert len(self.repository) == len(self.cluster) == 16
+        assert self.keys.sealed or not self.older, "an unsealed repository has no generations"
+        assert all(0 < each.generation < self.keys.generation for each in self.older), "older keys are of the past"
+
+    def keys_of(self, generation: int) -> Keys | None:
+        """The keys that an object of this generation is sealed under; None where they are not at hand."""
+        return next((each for each in (self.keys, *self.older) if each.generation == generation), None)
 
     @cached_property
     def _ids(self) -> bytes:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pgrecall.config import ClusterSettings, Settings
 from pgrecall.errors import KeyProblem, RepositoryNotFound, UsageError
 from pgrecall.repository.cluster import ClusterStore
+from pgrecall.repository.formatfile import Act
 from pgrecall.repository.hostkey import HostKey, read_host_key
 from pgrecall.repository.repository import Repository
 from pgrecall.storage.base import Storage
@@ -29,16 +30,18 @@ def open_cluster(
     identity: str | None = None,
     environ: Mapping[str, str] = os.environ,
     storage: Storage | None = None,
+    act: Act = "read",
 ) -> ClusterStore:
     """The cluster's objects, under the best key there is, in this order: `identity` (text of an age identity, or the
     passphrase, as the user named it), the host's key file, the configured identity, none for unsealed repositories.
 
-    `storage` may be given wrapped (counted). RepositoryNotFound names the line that makes one; KeyProblem, KeyMismatch.
+    `storage` may be given wrapped (counted). FormatUnknown when the repository needs what this program cannot, to `act`
+    on it. RepositoryNotFound names the line that makes one; KeyProblem, KeyMismatch.
     """
     place = storage or repository_storage(settings, cluster)
     key = host_key(settings, cluster) if identity is None else None
     with _naming_init(settings, cluster):
-        sealed = Repository.open(place, key).sealed
+        sealed = Repository.open(place, key, act).sealed
     if key is not None:
         return ClusterStore.from_host_key(place, key)
     if not sealed:
