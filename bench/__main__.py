@@ -40,10 +40,10 @@ def main(arguments: list[str]) -> int:
                 scenarios=tuple(options.scenario),
             ),
             now=datetime.now(UTC),
-            say=lambda text: print(text, file=sys.stderr, flush=True),
+            say=_say,
         )
     text = markdown(result)
-    print(text)
+    sys.stdout.write(text)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if options.write:
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
 def _unprivileged(arguments: list[str], options: argparse.Namespace) -> int:
     """PostgreSQL refuses root: the same again as a user that it accepts; that one's results are written by us."""
     user = find_user(os.environ.get("BENCH_USER"))
-    print(f"PostgreSQL refuses root: everything runs as {user.name}.", file=sys.stderr)
+    _say(f"PostgreSQL refuses root: everything runs as {user.name}.")
     with terminable(), staged(user) as stage:
         code = ROOT / "bench"
         if unreachable(user, [code]):
@@ -77,6 +77,11 @@ def _unprivileged(arguments: list[str], options: argparse.Namespace) -> int:
         if status == 0 and options.write:
             write_page(options.page, markdown(json.loads(answer.read_text(encoding="utf-8"))))
         return status
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

@@ -12,7 +12,8 @@ FILES_AT_ONCE = 5_000
 FILL = """
 insert into docs
 select i, md5(i::text)::uuid, timestamptz '2026-01-01 00:00:00Z' + i * interval '7 s', 0,
-       (select string_agg(substr(md5((i * 31 + k * k * (i %% 97))::text), 1, 3 + k %% 7), ' ') from generate_series(1, 40) k),
+       (select string_agg(substr(md5((i * 31 + k * k * (i %% 97))::text), 1, 3 + k %% 7), ' ')
+        from generate_series(1, 40) k),
        jsonb_build_object('customer', i %% 50000, 'status', (array['new', 'paid', 'sent', 'done'])[1 + i %% 4],
            'amount', (i * 7919 %% 1000000) / 100.0, 'tags', jsonb_build_array('t' || i %% 13, 't' || i %% 101),
            'address', jsonb_build_object('street', md5((i %% 9000)::text), 'city', 'city ' || i %% 700))
@@ -58,7 +59,8 @@ def fill(server: ScratchServer, wanted_bytes: int) -> None:
     scale = max(1, round(wanted_bytes / 3 / PGBENCH_SCALE_BYTES))
     server.run("pgbench", "-i", "-q", "-F", "90", "-s", str(scale))
     server.execute(
-        "create table docs (id bigint, ref uuid, made timestamptz, seen int, body text, data jsonb) with (fillfactor = 90)"
+        "create table docs (id bigint, ref uuid, made timestamptz, seen int, body text, data jsonb) "
+        "with (fillfactor = 90)"
     )
     rows = 0
     start = database_bytes(server)

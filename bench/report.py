@@ -11,7 +11,11 @@ from bench.measure import Cost
 from bench.scenario import Measured
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-OURS, RIVAL = "pgrecall", "pgBackRest"
+OURS = "pgrecall"
+COLUMNS = (
+    "operation", "tool", "wall s", "CPU s", "of it server", "ours : theirs, wall", "CPU", "MB stored", "MB of memory",
+    "requests",
+)  # fmt: skip
 
 
 def as_json(measured: Measured) -> dict[str, Any]:
@@ -28,8 +32,8 @@ def as_json(measured: Measured) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> Iterator[str]:
     """result: of `as_json`."""
-    yield "| operation | tool | wall s | CPU s | of it server | ours/theirs wall | CPU | MB stored | MB memory | requests |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    yield f"| {' | '.join(COLUMNS)} |"
+    yield f"|{'---|' * len(COLUMNS)}"
     for operation, by_tool in result.items():
         for tool, costs in by_tool.items():
             stored, requests = _median(costs, "stored"), _median(costs, "requests")
@@ -42,7 +46,7 @@ def table(result: dict[str, Any]) -> Iterator[str]:
                 _ratio(by_tool, tool, lambda cost: float(cost["wall"])),
                 _ratio(by_tool, tool, _cpu),
                 "" if stored is None else f"{stored / 1e6:.1f}",
-                f"{_median(costs, 'memory') or 0:.0f}" if not costs else f"{median(c['memory'] for c in costs) / 1e6:.0f}",
+                f"{median(cost['memory'] for cost in costs) / 1e6:.0f}",
                 "" if requests is None else f"{requests:.0f}",
             ]
             yield f"| {' | '.join(words)} |"

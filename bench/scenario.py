@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -80,11 +79,10 @@ class Rounds:
 
     def _restore(self, operation: str, which: Which) -> None:
         for tool in self._tools:
-            destination = self._place(tool) / "restored"
+            # Removed at the round's end: ext4 is slow to create files where some were deleted minutes ago.
+            destination = self._place(tool) / f"restored-{which}"
             evict(tool.repository)
             self._measure(operation, tool, partial(tool.restore, which, destination))
-            with suppress(FileNotFoundError):
-                shutil.rmtree(destination)
 
     def _verify(self) -> None:
         for tool in self._tools:

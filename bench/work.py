@@ -11,7 +11,7 @@ from bench.limits import machine_limits
 from bench.machine import describe, version
 from bench.report import as_json, limits_json
 from bench.scenario import Rounds
-from bench.tools import Pgrecall, PgBackRest, PgBasebackup, Tool
+from bench.tools import PgBackRest, PgBasebackup, Pgrecall, Tool
 from pgrecall.postgres.binaries import Binaries, find_binaries
 
 Say = Callable[[str], None]
@@ -61,7 +61,8 @@ def _life(options: Options, binaries: Binaries, tools: list[Tool], say: Say) -> 
         measured = rounds.life(options.rounds)
     return {
         "title": "A database of pgbench, text and JSON",
-        "about": f"{size / 1e9:.2f} GB before the first change; medians of {options.rounds} rounds, {options.jobs} jobs.",
+        "about": f"{size / 1e9:.2f} GB before the first change; medians of {options.rounds} rounds, "
+        f"{options.jobs} jobs.",
         "limits": limits_json(limits),
         "measured": as_json(measured),
     }

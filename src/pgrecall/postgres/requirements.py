@@ -1,5 +1,7 @@
 """Owns what a server must be set to: a review of its settings with reasons and cures, and SQL for settings and role."""
 
+from __future__ import annotations
+
 import os
 import shlex
 import stat
@@ -7,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePath
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pgrecall.postgres.server import ServerFacts
+if TYPE_CHECKING:
+    from pgrecall.postgres.server import ServerFacts
 
 DEFAULT_ARCHIVE_TIMEOUT_SECONDS = 60
 Needs = Literal["reload", "restart"]

@@ -15,6 +15,7 @@ from pgrecall.repository.layout import pack_name
 from pgrecall.repository.manifest import PackKeyhole
 from pgrecall.repository.runtable import PackRecord
 from pgrecall.repository.secrets import ChunkId
+from pgrecall.repository.sending import PackSender
 from pgrecall.storage.base import Buffer
 
 PACK_TARGET = 32 * 1024 * 1024
@@ -38,7 +39,8 @@ class PackBuilder:
     """Packs of one run, filled by one thread; each is stored, by one put, when it passes `target` bytes or at `close`.
 
     `next_seq` is shared by all builders of the run. A reference returned by `add` can be read back only after its pack
-    was stored: nothing may be committed before `close`. One buffer of about target is held and reused.
+    was stored: nothing may be committed before `close`, and, where a `sender` stores the packs meanwhile, before its
+    `finish`. One buffer of about target is held and reused.
     """
 
     def __init__(
@@ -50,15 +52,17 @@ class PackBuilder:
         target: int = PACK_TARGET,
         level: int = 3,
         padded: bool = False,
+        sender: PackSender | None = None,
     ) -> None:
         self.run = run
         self.records: list[PackRecord] = []
-        """The packs stored so far."""
+        """The packs stored, or sent, so far."""
         self._number = run.number
         self._store = store
         self._next_seq = next_seq
         self._target = target
         self._padded = padded
+        self._sender = sender
         self._zstd: zstandard.ZstdCompressor = compressor(level)
         self._buffer: bytearray | None = None
         self._writer: ObjectWriter | None = None
@@ -103,9 +107,12 @@ class PackBuilder:
             return
         writer, self._writer = self._writer, None
         data = writer.finish()
-        self._buffer = writer.buffer
         assert writer.hash is not None
-        self._store.put_built(writer.name, data)
+        if self._sender is not None:
+            self._sender.send(writer.name, data, writer.buffer)
+        else:
+            self._buffer = writer.buffer
+            self._store.put_built(writer.name, data)
         self.records.append(
             PackRecord(
                 self._seq, writer.generation, writer.flags, len(writer.frames), writer.size, writer.salt, writer.hash
@@ -120,7 +127,7 @@ class PackBuilder:
                 ObjectType.PACK,
                 pack_name(self.run, self._seq),
                 capacity=self._target + _SLACK,
-                buffer=self._buffer,
+                buffer=self._buffer if self._sender is None else self._sender.buffer(),
                 zstd=self._zstd,
                 padded=self._padded,
             )

@@ -15,6 +15,7 @@ from pgrecall.repository.directory_writer import DirectoryFacts, DirectoryWriter
 from pgrecall.repository.manifest_reader import DirectoryIndex
 from pgrecall.repository.pack import PackBuilder, PackNumbers
 from pgrecall.repository.runtable import PackRecord
+from pgrecall.repository.sending import PackSender
 from pgrecall.services.backup.spans import SpanCounts
 from pgrecall.services.backup.units import Unit, units_of
 from pgrecall.services.backup.worker import Shared, Worker
@@ -76,18 +77,19 @@ def copy_directories(
 
     The directory `kept` stays open until all others are read: then last is called with one worker and its writer. check
     is called about every second from this thread and raises what must stop the run (a lost session). Memory: per job a
-    pack (33 MiB) and 16 MiB to read into; besides, the maps of the directories not finished yet.
+    pack (33 MiB) and 16 MiB to read into; one more pack on its way; the maps of the directories not finished yet.
     """
-    crew = _Crew(
-        [Worker(shared, PackBuilder(store, label, numbers, level=level)) for _ in range(jobs)], check, shared.clock
-    )
     writers: list[DirectoryWriter] = []
-    with crew:
-        for task in _tasks(directories, shared, kept, writers):
-            crew.hand_out(task)
-    (writer,) = writers
-    last(crew.workers[0], writer)
-    crew.workers[0].builder.close()
+    with PackSender(store, jobs) as sender:
+        builders = [PackBuilder(store, label, numbers, level=level, sender=sender) for _ in range(jobs)]
+        crew = _Crew([Worker(shared, builder) for builder in builders], check, shared.clock)
+        with crew:
+            for task in _tasks(directories, shared, kept, writers):
+                crew.hand_out(task)
+        (writer,) = writers
+        last(crew.workers[0], writer)
+        crew.workers[0].builder.close()
+        sender.finish()
     shared.manifest.finish_directory(writer)
     counts = SpanCounts()
     for worker in crew.workers:
