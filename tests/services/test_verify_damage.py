@@ -35,7 +35,7 @@ def small(request: pytest.FixtureRequest) -> Iterator[SmallRepository]:
 
 
 def look(small: SmallRepository, storage: MemoryStorage) -> VerifyReport:
-    asked = VerifyRequest(secrets=small.secrets, root=small.root, mark=False)
+    asked = VerifyRequest(secrets=small.secrets, mark=False)
     return verify(asked, small.store(storage), clock=CLOCK, reporter=Silent())
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pgrecall.domain.label import BackupLabel
 from pgrecall.domain.target import AtXid, EndOfArchive, RecoveryRequest
-from pgrecall.errors import DamageFound, NotThere, ObjectMissing, PgrecallError, TargetUnreachable
+from pgrecall.errors import DamageFound, NotThere, ObjectMissing, OwnerUnknown, PgrecallError, TargetUnreachable
 from pgrecall.postgres.recovery_settings import RecoveryAction
 from pgrecall.repository.catalog import BackupState, Catalog
 from pgrecall.repository.cluster import ClusterStore
@@ -25,7 +25,6 @@ from pgrecall.services.listing import bad_packs
 from pgrecall.services.restore.choose import Choice, choose_backup, choose_named, point
 from pgrecall.services.restore.destination import Destination, Made, inspect_destination
 from pgrecall.services.restore.prepare import check_tablespaces, root_entry, what_will_be_made
-from pgrecall.services.restore.problems import OwnerUnknown
 from pgrecall.services.restore.space import SpaceNeed, space_needs
 from pgrecall.services.restore.tablespaces import (
     PlacedTablespace,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pgrecall.domain.lsn import Lsn
 from pgrecall.domain.timeline import History
-from pgrecall.domain.wal import history_name, is_segment_name, segments_between
+from pgrecall.domain.wal import WalSegment, history_name, is_segment_name, segments_between
 from pgrecall.domain.window import StoredSegment
 from pgrecall.errors import PgrecallError
 from pgrecall.repository.catalog import BackupRecord
@@ -48,7 +48,7 @@ class ArchiveCheck:
                 text = "is not there: no server recovers to this timeline"
                 self._findings.add(Kind.WARNING, self._history_name(place, place.timeline), text)
             for before, name in pairwise(names):
-                self._check_gap(before, name)
+                self._check_gap(place, before, name)
             self._check_links(place, names)
 
     def needed_by(self, commit: Commit) -> list[str]:
@@ -87,15 +87,16 @@ class ArchiveCheck:
                 self._histories[place] = None  # told by the pass
         return self._histories[place] or History.root(place.timeline)
 
-    def _check_gap(self, before: str, name: str) -> None:
+    def _check_gap(self, place: _Place, before: str, name: str) -> None:
         one, two = self._swept.segments.get(before), self._swept.segments.get(name)
         if one is None or two is None or two.number == one.number + 1:
             return
         count = two.number - one.number - 1
-        text = (
-            f"{count} segment{'s' if count > 1 else ''} before it, from after {before.rpartition('/')[2]}, not stored"
-        )
-        self._findings.add(Kind.WARNING, name, text)
+        size = self._swept.segment_sizes[before]
+        missing = wal_name(place.system_identifier, WalSegment(place.timeline, one.number + 1).name(size))
+        more = f", nor are {count - 1} after it" if count > 1 else ""
+        text = f"is not there{more}, although WAL before and after it is: recovery cannot pass"
+        self._findings.add(Kind.WARNING, missing, text)
 
     def _check_links(self, place: _Place, names: Sequence[str]) -> None:
         """Each segment's first record names the last one before it; a record may fill segments without any."""

@@ -52,8 +52,7 @@ class BackupProof:
         self._reporter.stage(f"prove {record.label}", reader.manifest.size)
 
         def work(units: Iterator[Unit]) -> None:
-            chunks = reader.chunk_reader()
-            Prover(self._store, chunks, self._swept.chunks, self._memory, proven).run(units, self._reporter)
+            Prover(self._store, reader, self._swept.chunks, self._memory, proven).run(units, self._reporter)
 
         walk.check_tables(self._findings, record)
         in_parallel(walk.units(), work, self._jobs)
@@ -130,7 +129,6 @@ class _Walk:
     def check_tables(self, findings: Findings, record: BackupRecord) -> None:
         """Each run's table says which packs it stored; those that were read must be these."""
         for entry in self._reader.manifest.runs:
-            self.met.add(entry.table.pack_ref)
             try:
                 table = self._reader.packs.table(entry.run.number)
             except PgrecallError:

@@ -43,6 +43,7 @@ class Checked:
     """False: there was no key for it, so only its hash was checked."""
     pack: PackFacts | None = None
     segment: StoredSegment | None = None
+    segment_size: int = 0
 
 
 def kind_of(name: str) -> ObjectType | None:
@@ -70,7 +71,7 @@ def check(store: ClusterStore, name: str, kind: ObjectType, data: Buffer, root: 
             reader.read(number)
         return Checked(name, kind, pack=PackFacts(reader.hash, reader.size, words_of_frames(reader.frames)))
     if kind is ObjectType.WAL:
-        return Checked(name, kind, segment=_check_wal(reader))
+        return Checked(name, kind, segment=_check_wal(reader), segment_size=reader.clear["size"])
     payload = reader.payload()
     _CHECKS[kind](reader, payload)
     return Checked(name, kind)

@@ -1,7 +1,7 @@
 """Owns the proof that a backup can be assembled: every extent leads to a chunk that was read, every digest agrees.
 
 A range that is exactly one chunk is proven by the pass over packs: the chunk's content was hashed, and the range's
-digest is that hash. Only ranges of several pieces, or resting on packs that are not sound, are read again and assembled.
+digest is that hash. Only ranges of several pieces, or on packs that are not sound, are read again and assembled.
 Maps shared by backups are proven once.
 """
 
@@ -17,11 +17,12 @@ from blake3 import blake3
 from pgrecall.errors import ObjectDamaged, PgrecallError
 from pgrecall.observe.reporter import Reporter
 from pgrecall.repository.assembly import Assembly
-from pgrecall.repository.chunks import ChunkReader, Part
+from pgrecall.repository.chunks import Part
 from pgrecall.repository.cluster import ClusterStore
 from pgrecall.repository.columns import NODE_SIZE, RANGE_SIZE, ChunkRef
 from pgrecall.repository.extents import Extents, Ranges
 from pgrecall.repository.fileblock import StoredFile
+from pgrecall.repository.manifest_reader import ManifestReader
 from pgrecall.repository.node import Node
 from pgrecall.repository.paths import quote
 from pgrecall.services.verify.chunkfacts import RIGHT, UNREAD, WRONG, ChunkFacts
@@ -89,10 +90,11 @@ class Prover:
     """For one thread: proves units of one backup."""
 
     def __init__(
-        self, store: ClusterStore, chunks: ChunkReader, facts: ChunkFacts, memory: Memory, into: Proven
+        self, store: ClusterStore, reader: ManifestReader, facts: ChunkFacts, memory: Memory, into: Proven
     ) -> None:
         self._keys = store.scope.keys
-        self._chunks = chunks
+        self._chunks = reader.chunk_reader()
+        self._packs = reader.packs
         self._facts = facts
         self._memory = memory
         self._into = into
@@ -192,7 +194,9 @@ class Prover:
         try:
             self._chunks.assemble_many([piece])
         except PgrecallError as error:
-            return lost_span(piece.path, piece.base, error)
+            lost = lost_span(piece.path, piece.base, error)
+            names = (self._packs.name(pack) for pack in sorted(piece.extents.packs()))
+            return lost._replace(objects=(*lost.objects, *names))
         return None
 
     def _lose_all(self, parts: Sequence[Part], error: ObjectDamaged) -> None:

@@ -25,9 +25,6 @@ class Kind(StrEnum):
     """Left alone."""
 
 
-SERIOUS = frozenset({Kind.DAMAGED, Kind.MISSING})
-
-
 @dataclass(frozen=True, slots=True)
 class LostFile:
     """A file of a backup that cannot be read; offset is the first place, None: all of it. A path that ends in `/`
@@ -106,8 +103,14 @@ class VerifyReport:
         return tuple(each for each in self.findings if each.kind in kinds)
 
     @property
-    def damaged(self) -> bool:
-        return bool(self.of(Kind.DAMAGED, Kind.MISSING)) or not all(each.readable for each in self.backups)
+    def verdict(self) -> Kind | None:
+        """The weightiest thing that was found; None: all is well. A backup that cannot be read is damage, unless the
+        storage did not hand over what it needs."""
+        kinds = {each.kind for each in self.findings}
+        found = next((kind for kind in (Kind.DAMAGED, Kind.MISSING, Kind.UNREADABLE) if kind in kinds), None)
+        if found is None and not all(each.readable for each in self.backups):
+            return Kind.DAMAGED
+        return found or (Kind.WARNING if Kind.WARNING in kinds else None)
 
 
 class Findings:

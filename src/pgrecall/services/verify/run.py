@@ -1,19 +1,20 @@
 """Owns the runbook of a verification: read every byte once, then prove that every backup can be assembled."""
 
+import contextlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pgrecall.clock import Clock
 from pgrecall.domain.label import BackupLabel
-from pgrecall.errors import BackupNotFound
+from pgrecall.errors import BackupNotFound, DamageFound, KeyProblem
 from pgrecall.observe.reporter import Reporter
 from pgrecall.repository import layout
 from pgrecall.repository.catalog import BackupRecord, Catalog
 from pgrecall.repository.cluster import ClusterStore
 from pgrecall.repository.columns import PackRef
 from pgrecall.repository.header import ObjectType
-from pgrecall.repository.keyring import RootKey
+from pgrecall.repository.keyring import RootKey, unwrap_root
 from pgrecall.services.verify.archive import ArchiveCheck
 from pgrecall.services.verify.backups import BackupProof
 from pgrecall.services.verify.marks import mark_bad
@@ -29,13 +30,12 @@ from pgrecall.storage.counted import CountedStorage
 class VerifyRequest:
     """label: only this backup and what it needs (a label, the beginning of one, `latest`). sample: the share of packs
     and WAL segments to read, None for all. secrets: identity files or passphrases, which open the objects above the
-    cluster's own key; root: the root key that one of them opened. mark: give damaged packs a bad mark."""
+    cluster's own key. mark: give damaged packs a bad mark. seed: of the sample; None for another one each time."""
 
     label: str | None = None
     sample: float | None = None
     jobs: int = 2
     secrets: Sequence[str] = ()
-    root: RootKey | None = None
     mark: bool = True
     seed: int | None = None
 
@@ -44,16 +44,17 @@ def verify(request: VerifyRequest, store: ClusterStore, *, clock: Clock, reporte
     """Read and check what is stored. What is wrong is in the report; raised is only what stops the work as a whole."""
     began = clock.monotonic()
     counted = CountedStorage(store.storage)
-    store = ClusterStore(counted, store.scope.repository, store.scope.cluster, store.name, store.keys)
+    store = store.on(counted)
     findings = Findings()
     catalog = Catalog(store)
     records = _chosen_backups(catalog, request.label)
     # Listed after the commits were read: what a commit names was there before.
     listed = list(store.list(""))
     shared = SharedObjects(store, request.secrets, findings)
-    shared.check(request.root)
+    root = root_of(store, request.secrets)
+    shared.check(root)
     wanted = _wanted(request, store, listed, records, findings)
-    swept = sweep(store, listed, findings, chosen=wanted, root=request.root, jobs=request.jobs, reporter=reporter)
+    swept = sweep(store, listed, findings, chosen=wanted, root=root, jobs=request.jobs, reporter=reporter)
     _miss_objects(store, catalog, records, swept, findings, whole=request.label is None)
     archive = ArchiveCheck(store, swept, findings)
     if request.label is None:
@@ -79,6 +80,14 @@ def verify(request: VerifyRequest, store: ClusterStore, *, clock: Clock, reporte
         backups=tuple(reports),
         marked=marked,
     )
+
+
+def root_of(store: ClusterStore, secrets: Sequence[str]) -> RootKey | None:
+    """The root key, if one of the secrets opens it."""
+    for secret in secrets if store.keys.sealed else ():
+        with contextlib.suppress(DamageFound, KeyProblem):
+            return unwrap_root(store.storage, secret, store.scope.repository)
+    return None
 
 
 def _chosen_backups(catalog: Catalog, label: str | None) -> list[BackupRecord]:

@@ -33,6 +33,8 @@ class Swept:
     chunks: ChunkFacts = field(default_factory=ChunkFacts)
     segments: dict[str, StoredSegment] = field(default_factory=dict)
     """Facts of whole segments, by name."""
+    segment_sizes: dict[str, int] = field(default_factory=dict)
+    """Raw size of each of these."""
     unsound: dict[str, str] = field(default_factory=dict)
     """Names of objects that are damaged or were not handed over, with the problem."""
     left_out: set[str] = field(default_factory=set)
@@ -135,6 +137,7 @@ class _Pass:
             swept.bytes_read += size
             if checked.segment is not None:
                 swept.segments[checked.name] = checked.segment
+                swept.segment_sizes[checked.name] = checked.segment_size
             if not checked.opened:
                 swept.unopened.append(checked.name)
         pack = pack_of(checked.name)
