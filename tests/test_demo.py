@@ -20,9 +20,9 @@ import pytest
 
 from pgrecall.cli.main import run
 from pgrecall.clock import SystemClock
-from pgrecall.errors import PgrecallError
+from pgrecall.errors import PgrecallError, ScratchFailed
 from pgrecall.postgres.binaries import find_binaries, wheel_bindirs
-from pgrecall.postgres.scratch import ScratchFailed, ScratchServer
+from pgrecall.postgres.scratch import ScratchServer
 from pgrecall.services.demo import place
 from pgrecall.services.demo.content import Fingerprint, compare, fingerprints
 from pgrecall.services.demo.dataset import Dataset

@@ -39,6 +39,14 @@ def test_the_json_page_describes_every_schema_that_a_verb_emits() -> None:
     assert not missing, f"docs/json.md does not describe {missing}"
 
 
+def test_no_code_is_given_twice_and_every_class_that_others_may_meet_stands_in_errors_py() -> None:
+    found = list(_errors(PgrecallError))
+    codes = [each.code for each in found]
+    assert len(codes) == len(set(codes)), sorted(code for code in codes if codes.count(code) > 1)
+    elsewhere = [each for each in found if each.__module__ != "pgrecall.errors" and not each.__name__.startswith("_")]
+    assert not elsewhere, f"move to errors.py: {elsewhere}"
+
+
 def _errors(base: type[PgrecallError]) -> Iterator[type[PgrecallError]]:
     for module in pkgutil.walk_packages(pgrecall.__path__, "pgrecall."):
         if not module.name.endswith(("__main__", "_native")):

@@ -1,7 +1,8 @@
 """Every error that pgrecall tells a user: one class, one stable code, one exit status.
 
-A message says what happened with both values; the hint says what to do next; facts are the same values for programs
-(`--json`). Only `cli` turns an error into an exit. A bug of ours is an assert, never one of these.
+They all stand here, by exit status, so that no code is given twice; docs/errors.md lists them. A message says what
+happened with both values; the hint says what to do next; facts are the same values for programs (`--json`). Only `cli`
+turns an error into an exit. A bug of ours is an assert, never one of these.
 """
 
 from typing import ClassVar
@@ -35,7 +36,6 @@ class SystemFailed(PgrecallError):
     code = "system-failed"
 
 
-# 1: failed -----------------------------------------------------------------------------------------------------------
 class WalConflict(PgrecallError):
     """Other bytes are stored under the name of a WAL file that its rightful writer sends."""
 
@@ -49,7 +49,7 @@ class WalForked(PgrecallError):
 
 
 class WalWithheld(PgrecallError):
-    """A WAL file that recovery asked for, and that it must not take for absent: it would end too early, or go astray."""
+    """A WAL file that recovery asked for and must not take for absent: it would end too early, or go astray."""
 
     code = "wal-withheld"
 
@@ -60,6 +60,18 @@ class WalGap(WalWithheld):
     code = "wal-gap"
 
 
+class DestinationFailed(PgrecallError):
+    """The file system of the destination refused a write."""
+
+    code = "dest-failed"
+
+
+class DestinationFull(DestinationFailed):
+    """It filled up."""
+
+    code = "dest-full"
+
+
 # 2: usage and configuration ------------------------------------------------------------------------------------------
 class UsageError(PgrecallError):
     code, exit_status = "usage", 2
@@ -67,6 +79,12 @@ class UsageError(PgrecallError):
 
 class ConfigInvalid(PgrecallError):
     code, exit_status = "config-invalid", 2
+
+
+class ConfSyntax(ConfigInvalid):
+    """A line that PostgreSQL would refuse, too."""
+
+    code = "postgres-config-invalid"
 
 
 class ValueInvalid(PgrecallError):
@@ -108,6 +126,30 @@ class DestinationRunning(Refused):
 
 class DestinationNotEmpty(Refused):
     code = "dest-not-empty"
+
+
+class DestinationTooSmall(Refused):
+    """Not all that is to be restored fits."""
+
+    code = "dest-too-small"
+
+
+class TablespaceConflict(Refused):
+    """A tablespace of the backup would land on, or write into, something that is there already."""
+
+    code = "tablespace-conflict"
+
+
+class WontReplay(Refused):
+    """The WAL to replay would write outside of what is restored."""
+
+    code = "replay-writes-outside"
+
+
+class OwnerUnknown(Refused):
+    """PostgreSQL refuses root's files, and this host does not know the user whose they were."""
+
+    code = "owner-unknown"
 
 
 # 5: not there --------------------------------------------------------------------------------------------------------
@@ -177,6 +219,48 @@ class WalMissing(PostgresError):
     code = "wal-missing"
 
 
+class WalNotArchived(WalMissing):
+    """The server did not hand over the WAL that the backup needs in time."""
+
+    code, exit_status = "wal-not-archived", 1
+
+
+class BackupLabelUnreadable(PostgresError):
+    """pg_backup_stop returned a label that we do not understand, or that is not of the backup we began."""
+
+    code = "backup-label-unreadable"
+
+
+class NoDataDirectory(PostgresError):
+    """There is no global/pg_control where a data directory was named."""
+
+    code = "no-data-directory"
+
+
+class ControlVersionUnknown(PostgresError):
+    """A pg_control of a PostgreSQL that this version does not know."""
+
+    code = "control-version-unknown"
+
+
+class BinariesNotFound(PostgresError):
+    """No directory of PostgreSQL programs fits what was asked for."""
+
+    code = "postgres-binaries-missing"
+
+
+class ScratchFailed(PostgresError):
+    """The scratch server did not do what was asked; the message carries the end of its log."""
+
+    code = "scratch-server-failed"
+
+
+class FileUnreadable(PgrecallError):
+    """A file of the cluster that must be in the backup cannot be read."""
+
+    code, exit_status = "file-unreadable", 7
+
+
 # 8: keys -------------------------------------------------------------------------------------------------------------
 class KeyProblem(PgrecallError):
     code, exit_status = "key-not-found", 8
@@ -195,6 +279,24 @@ class ObjectDamaged(DamageFound):
     """A stored object is not what was written: truncated, changed, or in another object's place."""
 
     code = "object-damaged"
+
+
+class WalInvalid(DamageFound):
+    """Bytes that should be WAL of one place are not."""
+
+    code = "wal-invalid"
+
+
+class ControlFileDamaged(DamageFound):
+    """pg_control is missing bytes, fails its CRC, or holds what no server writes."""
+
+    code = "control-file-damaged"
+
+
+class FilenodeMapDamaged(DamageFound):
+    """pg_filenode.map fails its CRC: which files hold the catalogs is not known."""
+
+    code = "filenode-map-damaged"
 
 
 class FormatUnknown(PgrecallError):

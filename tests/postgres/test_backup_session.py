@@ -7,15 +7,8 @@ import pytest
 
 from pgrecall.clock import SystemClock
 from pgrecall.domain.lsn import Lsn
-from pgrecall.errors import Refused, RightsMissing, SessionLost, ValueInvalid, WalMissing
-from pgrecall.postgres.backup_session import (
-    BackupLabelUnreadable,
-    BackupSession,
-    LabelFile,
-    create_restore_point,
-    hold_wal,
-    switch_wal,
-)
+from pgrecall.errors import BackupLabelUnreadable, Refused, RightsMissing, SessionLost, ValueInvalid, WalMissing
+from pgrecall.postgres.backup_session import BackupSession, LabelFile, create_restore_point, hold_wal, switch_wal
 from pgrecall.postgres.connection import connect
 from pgrecall.postgres.scratch import InitOptions, ScratchServer
 from pgrecall.postgres.server import prove_checkpoint

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pgrecall.errors import ValueInvalid
-from pgrecall.postgres.binaries import Binaries, BinariesNotFound, available_binaries, find_binaries, wheel_bindirs
+from pgrecall.errors import BinariesNotFound, ValueInvalid
+from pgrecall.postgres.binaries import Binaries, available_binaries, find_binaries, wheel_bindirs
 
 
 def test_every_installation_found_says_its_own_version(binaries: Binaries) -> None:

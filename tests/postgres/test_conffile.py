@@ -6,15 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgrecall.postgres.conffile import (
-    ConfFile,
-    ConfSyntax,
-    parse_bool,
-    parse_int,
-    quote,
-    read_configuration,
-    unquote,
-)
+from pgrecall.errors import ConfSyntax
+from pgrecall.postgres.conffile import ConfFile, parse_bool, parse_int, quote, read_configuration, unquote
 from pgrecall.postgres.scratch import ScratchServer
 
 TRICKY = rb"""# a comment

@@ -12,16 +12,13 @@ from hypothesis import strategies as st
 
 from pgrecall.clock import ManualClock
 from pgrecall.domain.lsn import Lsn
-from pgrecall.errors import PgrecallError
+from pgrecall.errors import ControlFileDamaged, ControlVersionUnknown, NoDataDirectory, PgrecallError
 from pgrecall.postgres.binaries import Binaries
 from pgrecall.postgres.control import (
     CONTROL_FILE,
     READ_ATTEMPTS,
     ClusterState,
     ControlFile,
-    ControlFileDamaged,
-    ControlVersionUnknown,
-    NoDataDirectory,
     read_control,
     read_control_bytes,
 )

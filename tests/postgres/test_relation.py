@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pgrecall.clock import ManualClock, SystemClock
+from pgrecall.errors import FilenodeMapDamaged
 from pgrecall.postgres.relation import (
-    FilenodeMapDamaged,
     Fork,
     RelationFile,
     first_block,

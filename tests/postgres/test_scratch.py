@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from pgrecall.errors import ScratchFailed
 from pgrecall.postgres.binaries import Binaries
 from pgrecall.postgres.processes import descendants, is_alive
-from pgrecall.postgres.scratch import InitOptions, ScratchFailed, ScratchServer, isolation
+from pgrecall.postgres.scratch import InitOptions, ScratchServer, isolation
 from tests.conftest import NewServer, OpenServer
 from tests.support.cluster import amcheck, checksums_are_good, pgbench_running, table_fingerprints
 

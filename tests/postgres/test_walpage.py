@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 from pgrecall.clock import SystemClock
 from pgrecall.domain.lsn import Lsn
 from pgrecall.domain.wal import WalSegment
-from pgrecall.errors import PgrecallError, WrongCluster
+from pgrecall.errors import PgrecallError, WalInvalid, WrongCluster
 from pgrecall.postgres.accel import Buffer
 from pgrecall.postgres.control import read_control
 from pgrecall.postgres.scratch import InitOptions
 from pgrecall.postgres.walpage import SegmentIdentity, check_segment_header, read_segment_identity
-from pgrecall.postgres.walscan import WalInvalid
 from tests.conftest import NewServer
 from tests.support.walbuilder import SYSTEM, WalBuilder
 

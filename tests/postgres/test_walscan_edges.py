@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgrecall.domain.lsn import Lsn
+from pgrecall.errors import WalInvalid
 from pgrecall.postgres import walscan_python
 from pgrecall.postgres.accel import load_native
-from pgrecall.postgres.walscan import Ending, SegmentFacts, WalInvalid, join, scan_segment
+from pgrecall.postgres.walscan import Ending, SegmentFacts, join, scan_segment
 from pgrecall.postgres.walscan_python import NO_TIME, TIME_MAX, TIME_MIN, RawScan
 from tests.support.walbuilder import OVERWRITE, WalBuilder, record_bytes
 

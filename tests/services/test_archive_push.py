@@ -10,9 +10,8 @@ import pytest
 
 from pgrecall.clock import SystemClock
 from pgrecall.domain.wal import WalSegment
-from pgrecall.errors import StorageError, WalConflict, WalForked, WalNameInvalid, WrongCluster
+from pgrecall.errors import StorageError, WalConflict, WalForked, WalInvalid, WalNameInvalid, WrongCluster
 from pgrecall.postgres.scratch import InitOptions, ScratchServer
-from pgrecall.postgres.walscan import WalInvalid
 from pgrecall.repository.envelope import ObjectType
 from pgrecall.repository.layout import wal_name
 from pgrecall.services.archive.events import find_restore_point, tablespaces_created

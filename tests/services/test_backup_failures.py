@@ -9,11 +9,17 @@ from pathlib import Path
 import pytest
 
 from pgrecall.clock import SystemClock
-from pgrecall.errors import SessionLost, StorageError, StorageFull, WalMissing, WrongCluster
+from pgrecall.errors import (
+    FileUnreadable,
+    SessionLost,
+    StorageError,
+    StorageFull,
+    WalMissing,
+    WalNotArchived,
+    WrongCluster,
+)
 from pgrecall.repository.catalog import BackupState
 from pgrecall.repository.cluster import ClusterStore
-from pgrecall.services.backup.reading import FileUnreadable
-from pgrecall.services.backup.wal import WalNotArchived
 from pgrecall.storage.base import Storage
 from pgrecall.storage.counted import CountedStorage
 from tests.conftest import NewServer, OpenServer

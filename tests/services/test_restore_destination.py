@@ -11,10 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from pgrecall.errors import Busy, DestinationNotEmpty, DestinationRunning, ObjectDamaged, Refused
+from pgrecall.errors import (
+    Busy,
+    DestinationFull,
+    DestinationNotEmpty,
+    DestinationRunning,
+    DestinationTooSmall,
+    ObjectDamaged,
+    Refused,
+)
 from pgrecall.observe.reporter import Silent
 from pgrecall.services.restore.destination import MARKER_NAME, Destination, Made, claim, inspect_destination
-from pgrecall.services.restore.problems import DestinationFull, DestinationTooSmall
 from tests.conftest import NewServer, OpenServer
 from tests.support.archive import SOURCE
 from tests.support.cluster import table_fingerprints

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pgrecall.errors import ObjectDamaged
+from pgrecall.errors import DestinationFailed, DestinationFull, ObjectDamaged
 from pgrecall.observe.reporter import Silent
 from pgrecall.repository.extents import Extents
 from pgrecall.repository.manifest import Manifest, Tablespace
@@ -17,7 +17,7 @@ from pgrecall.repository.manifest_reader import ManifestReader
 from pgrecall.services.restore.files import NEVER_RESTORED, data_spans, restore_files
 from pgrecall.services.restore.parallel import in_parallel
 from pgrecall.services.restore.prepare import check_tablespaces, make_directories
-from pgrecall.services.restore.problems import DestinationFailed, DestinationFull, writing
+from pgrecall.services.restore.problems import writing
 from pgrecall.services.restore.tablespaces import PlacedTablespace
 from pgrecall.services.restore.tree import RestoredTree, directory_mode, file_mode
 from tests.support.map_samples import chunk

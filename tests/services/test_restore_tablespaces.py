@@ -7,10 +7,9 @@ import pytest
 
 from pgrecall.domain.lsn import Lsn
 from pgrecall.domain.target import AtLsn, EndOfArchive
-from pgrecall.errors import ValueInvalid
+from pgrecall.errors import TablespaceConflict, ValueInvalid, WontReplay
 from pgrecall.postgres.walscan import TablespaceCreate
 from pgrecall.repository.manifest import Tablespace
-from pgrecall.services.restore.problems import TablespaceConflict, WontReplay
 from pgrecall.services.restore.tablespaces import TablespaceMapping, place_tablespaces, refuse_foreign_replay
 from tests.conftest import NewServer, OpenServer
 from tests.support.cluster import table_fingerprints

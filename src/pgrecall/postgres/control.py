@@ -13,7 +13,7 @@ from typing import Self
 
 from pgrecall.clock import Clock
 from pgrecall.domain.lsn import Lsn
-from pgrecall.errors import DamageFound, PostgresError
+from pgrecall.errors import ControlFileDamaged, ControlVersionUnknown, NoDataDirectory
 from pgrecall.postgres.accel import Buffer, is_page_size
 from pgrecall.postgres.crc import crc32c
 
@@ -43,24 +43,6 @@ _LAYOUT = struct.Struct(
 )
 FLOAT_FORMAT = 1234567.0
 WAL_LEVELS = ("minimal", "replica", "logical")
-
-
-class ControlFileDamaged(DamageFound):
-    """pg_control is missing bytes, fails its CRC, or holds what no server writes."""
-
-    code = "control-file-damaged"
-
-
-class ControlVersionUnknown(PostgresError):
-    """A pg_control of a PostgreSQL that this version does not know."""
-
-    code = "control-version-unknown"
-
-
-class NoDataDirectory(PostgresError):
-    """There is no global/pg_control where a data directory was named."""
-
-    code = "no-data-directory"
 
 
 class ClusterState(IntEnum):

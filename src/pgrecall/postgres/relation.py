@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from pgrecall.clock import Clock
-from pgrecall.errors import DamageFound
+from pgrecall.errors import FilenodeMapDamaged
 from pgrecall.postgres.crc import crc32c
 
 FILENODE_MAP = b"pg_filenode.map"
@@ -87,12 +87,6 @@ def is_temporary_name(name: bytes) -> bool:
 def first_block(segment: int, relation_segment_pages: int) -> int:
     """The block number of a segment's first page, which its page checksums are made with."""
     return segment * relation_segment_pages
-
-
-class FilenodeMapDamaged(DamageFound):
-    """pg_filenode.map fails its CRC: which files hold the catalogs is not known."""
-
-    code = "filenode-map-damaged"
 
 
 def is_whole_filenode_map(data: bytes) -> bool:

@@ -18,7 +18,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from pgrecall.clock import Clock, SystemClock
-from pgrecall.errors import PostgresError, Refused
+from pgrecall.errors import Refused, ScratchFailed
 from pgrecall.postgres.binaries import Binaries
 from pgrecall.postgres.processes import descendants, is_alive
 
@@ -34,12 +34,6 @@ SOCKET_PORT = 5432  # only the socket file's name: nothing listens on TCP
 SOCKET_PATH_BYTES = 100  # sockaddr_un holds 107; a replication client may add a suffix
 POLL_SECONDS = 0.02
 LOG_TAIL_LINES = 15
-
-
-class ScratchFailed(PostgresError):
-    """The scratch server did not do what was asked; the message carries the end of its log."""
-
-    code = "scratch-server-failed"
 
 
 @dataclass(frozen=True)

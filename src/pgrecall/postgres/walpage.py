@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 from pgrecall.domain.lsn import Lsn
 from pgrecall.domain.wal import WalSegment
-from pgrecall.errors import WrongCluster
+from pgrecall.errors import WalInvalid, WrongCluster
 from pgrecall.postgres.accel import Buffer
-from pgrecall.postgres.walscan import WalInvalid
 from pgrecall.postgres.walscan_python import (
     ALL_FLAGS,
     LONG_HEADER,

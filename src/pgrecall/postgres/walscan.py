@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from pgrecall.domain.lsn import Lsn
-from pgrecall.errors import DamageFound
+from pgrecall.errors import WalInvalid
 from pgrecall.postgres import walscan_python
 from pgrecall.postgres.accel import Buffer, load_native
 from pgrecall.postgres.control import WAL_LEVELS
@@ -28,12 +28,6 @@ PAGE_SIZE = 8192  # XLOG_BLCKSZ of every build that we met; pg_control says it
 POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 _native = load_native()
-
-
-class WalInvalid(DamageFound):
-    """Bytes that should be WAL of one place are not."""
-
-    code = "wal-invalid"
 
 
 class Ending(StrEnum):

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from pgrecall.domain.wal import WalSegment
 from pgrecall.domain.window import StoredSegment
-from pgrecall.postgres.walscan import RestorePoint, TablespaceCreate, WalInvalid, join
+from pgrecall.errors import WalInvalid
+from pgrecall.postgres.walscan import RestorePoint, TablespaceCreate, join
 from pgrecall.services.archive.inventory import WalInventory
 from pgrecall.services.archive.segment import SegmentIndex
 

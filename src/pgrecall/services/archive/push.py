@@ -19,9 +19,9 @@ from pgrecall.domain.wal import (
     is_partial_name,
     is_segment_name,
 )
-from pgrecall.errors import ObjectExists, WalConflict, WalForked, WalNameInvalid, WrongCluster
+from pgrecall.errors import ObjectExists, WalConflict, WalForked, WalInvalid, WalNameInvalid, WrongCluster
 from pgrecall.postgres.walpage import check_segment_header, read_segment_identity
-from pgrecall.postgres.walscan import SegmentFacts, WalInvalid, scan_segment
+from pgrecall.postgres.walscan import SegmentFacts, scan_segment
 from pgrecall.repository.cluster import ClusterStore
 from pgrecall.repository.envelope import ObjectType
 from pgrecall.repository.layout import wal_name

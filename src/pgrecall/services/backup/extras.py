@@ -4,10 +4,10 @@ import os
 import stat
 from pathlib import Path
 
+from pgrecall.errors import FileUnreadable
 from pgrecall.postgres.control import CONTROL_FILE, read_control_bytes
 from pgrecall.postgres.listing import OUTSIDE_DIRECTORY, FileItem, FileKind, Listing
 from pgrecall.repository.directory_writer import DirectoryFacts, DirectoryWriter
-from pgrecall.services.backup.reading import FileUnreadable
 from pgrecall.services.backup.worker import Shared, Worker
 
 CONTROL_DIRECTORY = CONTROL_FILE.rpartition("/")[0].encode()

@@ -8,9 +8,9 @@ import numpy.typing as npt
 
 from pgrecall.clock import Clock
 from pgrecall.domain.lsn import Lsn
-from pgrecall.errors import PgrecallError
+from pgrecall.errors import FilenodeMapDamaged, FileUnreadable
 from pgrecall.postgres.page import BAD_CHECKSUM, CHANGED, HEADER_BAD, scan_pages
-from pgrecall.postgres.relation import FilenodeMapDamaged, Fork, RelationFile, first_block, is_whole_filenode_map
+from pgrecall.postgres.relation import Fork, RelationFile, first_block, is_whole_filenode_map
 from pgrecall.services.backup.damage import NewestPage, Suspect, SuspectPages
 
 REREADS = 8
@@ -19,12 +19,6 @@ PIECE_SIZE = 4 * 1024 * 1024
 """One read, one pass of page checks."""
 
 Flags = npt.NDArray[np.uint8]
-
-
-class FileUnreadable(PgrecallError):
-    """A file of the cluster that must be in the backup cannot be read."""
-
-    code, exit_status = "file-unreadable", 7
 
 
 def open_data_file(pgdata: Path, path: bytes, *, follow: bool = False) -> int | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from pgrecall.clock import Clock
 from pgrecall.domain.timeline import History
 from pgrecall.domain.wal import WalSegment
-from pgrecall.errors import WalMissing
+from pgrecall.errors import WalMissing, WalNotArchived
 from pgrecall.observe.reporter import Reporter
 from pgrecall.postgres.backup_session import StartPoint, StopResult
 from pgrecall.postgres.pgwal import WAL_DIRECTORY, find_segments
@@ -16,12 +16,6 @@ from pgrecall.services.archive.push import push_wal
 
 POLL_SECONDS = 0.2
 SLOW_POLL_SECONDS = 2.0
-
-
-class WalNotArchived(WalMissing):
-    """The server did not hand over the WAL that the backup needs in time."""
-
-    code, exit_status = "wal-not-archived", 1
 
 
 def local_history(pgdata: Path, timeline: int) -> History:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgrecall.clock import Clock
-from pgrecall.postgres.scratch import ScratchFailed, ScratchServer
+from pgrecall.errors import ScratchFailed
+from pgrecall.postgres.scratch import ScratchServer
 
 PGBENCH_BYTES_PER_SCALE = 15_700_000  # measured, with indexes; as the next two
 BYTES_PER_ORDER = 460

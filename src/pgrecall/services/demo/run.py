@@ -11,10 +11,10 @@ from pgrecall.clock import Clock
 from pgrecall.config import ClusterSettings, Settings, load_settings
 from pgrecall.domain.humanize import format_bytes
 from pgrecall.domain.target import AtTime, RecoveryRequest
-from pgrecall.errors import PgrecallError
+from pgrecall.errors import PgrecallError, ScratchFailed
 from pgrecall.observe.reporter import Reporter
 from pgrecall.postgres.binaries import Binaries
-from pgrecall.postgres.scratch import LOG_TAIL_LINES, ScratchFailed, ScratchServer
+from pgrecall.postgres.scratch import LOG_TAIL_LINES, ScratchServer
 from pgrecall.repository.cluster import ClusterStore
 from pgrecall.services.backup.request import BackupRequest, BackupResult
 from pgrecall.services.backup.run import run_backup

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from pgrecall.errors import ConfSyntax
 from pgrecall.postgres.conffile import (
     AUTO_CONF,
     MAIN_CONF,
     MAX_DEPTH,
     ConfFile,
-    ConfSyntax,
     Line,
     commented,
     is_included_name,

@@ -17,6 +17,7 @@ from pgrecall.repository.fileblock import StoredFile
 from pgrecall.repository.manifest_reader import ManifestReader
 from pgrecall.repository.node import Node
 from pgrecall.repository.paths import OUTSIDE
+from pgrecall.services.restore.durable import begin_writing
 from pgrecall.services.restore.parallel import in_parallel
 from pgrecall.services.restore.problems import writing
 from pgrecall.services.restore.tree import RestoredTree, refuse_twice, write_all
@@ -147,6 +148,7 @@ def _write_node(node: Node, tree: RestoredTree, chunks: ChunkReader, buffer: mem
     with writing(str(tree.root)), tree.file(node.path) as fd:
         for start, stop in data_spans(node.extents):
             write_all(fd, out[start:stop], node.offset + start)
+        begin_writing(fd, node.offset, node.length)
 
 
 def _write_small(unit: SmallFiles, tree: RestoredTree, chunks: ChunkReader, buffer: memoryview) -> None:

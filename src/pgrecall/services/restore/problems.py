@@ -1,41 +1,11 @@
-"""The errors that only a restore has."""
+"""What the file system of the destination refuses, as errors with a name."""
 
 import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pgrecall.errors import PgrecallError, Refused
-
-
-class DestinationFailed(PgrecallError):
-    """The file system of the destination refused a write."""
-
-    code = "dest-failed"
-
-
-class DestinationFull(DestinationFailed):
-    code = "dest-full"
-
-
-class DestinationTooSmall(Refused):
-    code = "dest-too-small"
-
-
-class TablespaceConflict(Refused):
-    """A tablespace of the backup would land on, or write into, something that is there already."""
-
-    code = "tablespace-conflict"
-
-
-class WontReplay(Refused):
-    """The WAL to replay would write outside of what is restored."""
-
-    code = "replay-writes-outside"
-
-
-class OwnerUnknown(Refused):
-    code = "owner-unknown"
+from pgrecall.errors import DestinationFailed, DestinationFull
 
 
 @contextmanager

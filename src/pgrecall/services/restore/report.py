@@ -12,7 +12,8 @@ from pathlib import Path
 from pgrecall.domain.label import BackupLabel
 from pgrecall.domain.lsn import Lsn
 from pgrecall.domain.target import AtTime, EndOfArchive
-from pgrecall.postgres.binaries import BinariesNotFound, find_binaries
+from pgrecall.errors import BinariesNotFound
+from pgrecall.postgres.binaries import find_binaries
 from pgrecall.postgres.conffile import ConfTree, parse_int
 from pgrecall.services.restore.execute import RestoreDone
 from pgrecall.services.restore.plan import RestorePlan

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgrecall.domain.humanize import format_bytes
+from pgrecall.errors import DestinationTooSmall
 from pgrecall.repository.manifest import Manifest
-from pgrecall.services.restore.problems import DestinationTooSmall
 from pgrecall.services.restore.tablespaces import PlacedTablespace
 
 MARGIN = 64 * 1024 * 1024

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from pgrecall.domain.lsn import Lsn
 from pgrecall.domain.target import AtLsn, RecoveryTarget
-from pgrecall.errors import PgrecallError, ValueInvalid
+from pgrecall.errors import PgrecallError, TablespaceConflict, ValueInvalid, WontReplay
 from pgrecall.postgres.walscan import TablespaceCreate
 from pgrecall.repository.manifest import Tablespace
-from pgrecall.services.restore.problems import TablespaceConflict, WontReplay
 
 
 @dataclass(frozen=True, slots=True)
