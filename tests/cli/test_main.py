@@ -93,6 +93,17 @@ def test_an_error_is_an_envelope_on_stdout_with_json(program: Program) -> None:
     assert program.said == ""
 
 
+def test_a_name_that_is_no_utf8_does_not_break_an_error(program: Program) -> None:
+    def fail(run: Invocation) -> None:
+        raise TargetUnreachable("cannot read a\udcff", hint="rename a\udcff", path="a\udcff")
+
+    program.behaviour = fail
+    assert program("probe", "--json") == 5
+    assert program("probe") == 5
+    told = (program.stdout.getvalue() + program.said).encode()
+    assert b"\\udcff" in told and told.count(b"internal") == 0
+
+
 @pytest.mark.parametrize("argv", [("--json", "probe"), ("probe", "--json")])
 def test_global_options_stand_before_or_after_the_verb(program: Program, argv: tuple[str, ...]) -> None:
     program.behaviour = lambda run: run.emit("probe", 1, data={"bytes": 5}, text=lambda: ["no"])

@@ -57,6 +57,11 @@ def clock() -> ManualClock:
     return ManualClock("2026-11-20T13:05:00Z")
 
 
+def test_an_event_that_quotes_a_name_that_is_no_utf8_is_a_document_nevertheless() -> None:
+    event = Event("failure", "backup", "main", "db1", "2026-11-20T13:05:00Z", "cannot read a\udcff")
+    assert json.loads(event.document())["message"] == "cannot read a\udcff"
+
+
 def test_a_url_gets_the_event_as_json_and_a_command_gets_it_on_stdin(url: str, tmp_path: Path) -> None:
     assert notify([url, f"cat > {tmp_path}/event"], EVENT, timeout_seconds=10) == []
     expected = {"schema": "pgrecall.event/1", "event": "failure", "verb": "backup", "code": "storage-denied"}

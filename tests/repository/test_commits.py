@@ -1,5 +1,6 @@
 """Commits, tombstones and liveness: what they say reads back, what they cannot say is refused."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from pgrecall.domain.label import BackupKind
 from pgrecall.errors import ObjectDamaged
 from pgrecall.repository import canonical
 from pgrecall.repository.columns import PackRef
-from pgrecall.repository.commit import Commit, CommitDetails, SeenCommit, from_clear
+from pgrecall.repository.commit import Commit, CommitDetails, SeenCommit, Tombstone, from_clear
 from pgrecall.repository.live import LivePacks
 from tests.support.commit_samples import commit, tombstone
 from tests.support.tiny_engine import label
@@ -33,6 +34,14 @@ def test_details_read_back_as_they_were_written() -> None:
         warnings=("slow",), damage=({"path": "base/5/1", "block": 3},), host="db1", took=1500, settings={"jobs": 2}
     )
     assert CommitDetails.decode(details.encode()) == details
+
+
+def test_names_that_are_no_utf8_stop_no_commit() -> None:
+    details = CommitDetails(warnings=("left out: \udcff",))
+    assert CommitDetails.decode(details.encode()).warnings == ("left out: \\udcff",)
+    ended = replace(tombstone(RUN, 8), reason="cannot read \udcff")
+    again = from_clear(canonical.decode(canonical.encode(ended.to_clear()), "commit"), RUN)
+    assert isinstance(again, Tombstone) and again.reason == "cannot read \\udcff"
 
 
 def test_another_labels_commit_is_refused() -> None:

@@ -94,7 +94,8 @@ def error_data(error: PgrecallError | None) -> dict[str, Any]:
     """An error as data, also inside a result; {} for None."""
     if error is None:
         return {}
-    return {"code": error.code, "message": error.message, "hint": error.hint, "facts": jsonable(error.facts)}
+    facts = {"message": error.message, "hint": error.hint, "facts": error.facts}
+    return {"code": error.code, **jsonable(facts)}
 
 
 def escape(text: str) -> str:

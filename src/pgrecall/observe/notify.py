@@ -27,7 +27,8 @@ class Event:
     hint: str | None = None
 
     def document(self) -> bytes:
-        return json.dumps({"schema": "pgrecall.event/1", **asdict(self)}, ensure_ascii=False).encode()
+        text = json.dumps({"schema": "pgrecall.event/1", **asdict(self)}, ensure_ascii=False)
+        return text.encode("utf-8", "backslashreplace")  # a message may quote a name that is no UTF-8
 
     def environment(self) -> dict[str, str]:
         """PGRECALL_EVENT=failure, PGRECALL_EVENT_VERB=backup…; control characters and length are tamed."""

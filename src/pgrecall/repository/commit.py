@@ -35,7 +35,7 @@ class CommitDetails:
     def encode(self) -> bytes:
         return canonical.encode(
             {
-                "warnings": list(self.warnings),
+                "warnings": [_told(each) for each in self.warnings],
                 "damage": list(self.damage),
                 "host": self.host,
                 "took": self.took,
@@ -129,7 +129,7 @@ class Tombstone:
             "sequence": self.sequence,
             "at": time_text(self.at),
             "by": self.by,
-            "reason": self.reason,
+            "reason": _told(self.reason),
         }
 
 
@@ -168,6 +168,11 @@ def from_clear(clear: dict[str, Any], label: BackupLabel, what: str = "commit") 
         seen=tuple(_seen(each) for each in fields.objects("seen")),
         newest_wal=fields.optional("newest_wal", fields.text),
     )
+
+
+def _told(text: str) -> str:
+    """Text for people may quote names of files that are no UTF-8, which JSON cannot hold: those bytes as `\\udcNN`."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _seen(fields: Fields) -> SeenCommit:
