@@ -5,6 +5,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+_SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None)
+_SYNC_FILE_RANGE_WRITE = 2
+
 
 def sync_all(roots: Iterable[Path]) -> None:
     """One syncfs for each file system below the roots: hundreds of times quicker than an fsync for each file.
@@ -23,6 +26,15 @@ def sync_all(roots: Iterable[Path]) -> None:
                 _sync_each(root)
         finally:
             os.close(fd)
+
+
+def begin_writing(fd: int, offset: int, length: int) -> None:
+    """Let the disk begin with what was just written, so that `sync_all` finds little left to wait for.
+
+    Only a hint (Linux, sync_file_range(2)): errors show in `sync_all`.
+    """
+    if _SYNC_FILE_RANGE is not None:
+        _SYNC_FILE_RANGE(fd, ctypes.c_int64(offset), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE)
 
 
 def _syncfs(fd: int) -> bool:
