@@ -1,5 +1,6 @@
 """A campaign: every object of a repository is spoiled in every way. Verify names it, and reading is never wrong."""
 
+import itertools
 import random
 import zlib
 from collections.abc import Callable, Iterator
@@ -154,7 +155,7 @@ def neighbours(small: SmallRepository) -> Iterator[tuple[str, str]]:
     """Pairs of objects of one type."""
     by_kind: dict[object, list[str]] = {}
     for key in small.objects:
-        kind = parse_root_wrap_key(key) and "wrap" or kind_of(key.removeprefix(CLUSTER))
+        kind = (parse_root_wrap_key(key) and "wrap") or kind_of(key.removeprefix(CLUSTER))
         by_kind.setdefault(kind, []).append(key)
     for keys in by_kind.values():
-        yield from zip(keys, keys[1:], strict=False)
+        yield from itertools.pairwise(keys)

@@ -39,7 +39,7 @@ class SmallRepository:
     secrets: tuple[str, ...]
     trees: dict[BackupLabel, Tree]
 
-    def storage(self, **changes: bytes | None) -> MemoryStorage:
+    def storage(self) -> MemoryStorage:
         """A copy to spoil."""
         made = MemoryStorage()
         made.objects = dict(self.objects)
@@ -50,8 +50,8 @@ class SmallRepository:
 
 
 def build(*, sealed: bool = True, seed: int = 1) -> SmallRepository:
-    """Three backups of one tree that changes (the second compares with the first, the third knows no digests), WAL of two
-    timelines, a fork, and a bad mark for a pack of a run that was killed."""
+    """Three backups of one tree that changes (each compares with the one before, the third knows no digests), WAL of
+    two timelines, a fork, and a bad mark for a pack of a run that was killed."""
     clock = ManualClock(FIRST)
     storage = MemoryStorage()
     created: CreatedRepository = Repository.create(storage, sealed=sealed, clock=clock)
@@ -97,7 +97,7 @@ def _back_up(
     catalog = Catalog(store)
     parents = [parent] if parent else []
     label = store.claim_label(kind, FIRST + timedelta(hours=len(catalog.backups())), "db1", b"token", parents=parents)
-    engine = TinyEngine(store, target=400_000, know_digests=know_digests, describe=_describe)
+    engine = TinyEngine(store, target=400_000, know_digests=know_digests, describe=describe)
     made = engine.back_up(label, tree, parent, old if parent else None)
     catalog.commit(
         make_commit(made.manifest, made.hash, made.live, made.stored, catalog), CommitDetails(host="db1", took=7)
@@ -105,7 +105,7 @@ def _back_up(
     return label
 
 
-def _describe(run: BackupLabel, parent: BackupLabel | None) -> BackupFacts:
+def describe(run: BackupLabel, parent: BackupLabel | None) -> BackupFacts:
     """From the middle of the first segment to the middle of the second."""
     plain = facts(run, parent)
     cluster = replace(plain.cluster, system_identifier=SYSTEM, wal_segment_size=SEGMENT)

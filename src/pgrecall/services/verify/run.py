@@ -148,8 +148,6 @@ def _miss_objects(
             if not swept.has(name):
                 lost.add(pack)
                 findings.add(Kind.MISSING, name, "is not there")
-        if not swept.has(layout.manifest_name(record.label)):
-            findings.add(Kind.MISSING, layout.manifest_name(record.label), "is not there", [record.label])
     swept.chunks.set_unsound(lost)
     swept.chunks.set_unsound(packs_in(swept.unsound))
     numbers = {layout.parse_numbered_name(name) for name in swept.sizes if name.startswith(layout.IDENTITY)}
