@@ -118,7 +118,17 @@ class PgBasebackup:
         form = ["-Fp"] if self._plain else ["-Ft", f"--compress=server-zstd:level={LEVEL},workers={self._jobs}"]
         manifest = self.repository / str(self._count - 1) / "backup_manifest"
         parent = [] if kind == "full" else ["--incremental", str(manifest)]
-        argv = [self._bin / "pg_basebackup", "-D", target, "-c", "fast", "-X", "fetch", *form, *parent]
+        argv: list[str | Path] = [
+            self._bin / "pg_basebackup",
+            "-D",
+            target,
+            "-c",
+            "fast",
+            "-X",
+            "fetch",
+            *form,
+            *parent,
+        ]
         cost = run(argv, self._environment, server=self._server.pid)
         cost.stored = tree_bytes(target)
         self._count += 1
