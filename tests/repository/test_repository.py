@@ -254,7 +254,7 @@ def test_a_host_never_follows_a_repository_that_calls_itself_unsealed(
     pin = sealed.repository.add_cluster("main", sealed.root)
     text = canonical.decode(storage.get("format/0.json"), "format")
     storage.put("format/1.json", rewritten({**text, "sealed": False, "mac": None}))
-    with pytest.raises(KeyMismatch, match="claims to be .*unsealed"):
+    with pytest.raises(KeyMismatch, match=r"claims to be .*unsealed"):
         Repository.open(storage, pin)
     with pytest.raises(KeyMismatch):
         ClusterStore.without_key(storage, "main")

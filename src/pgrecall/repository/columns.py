@@ -17,7 +17,9 @@ NODE_SIZE = 16 * 1024 * 1024
 SMALL_FILE = 1024 * 1024
 """Files up to this size lie in their directory's file block."""
 MAP_CHUNK_MAX = 4 * 1024 * 1024
-"""The largest map chunk, raw."""
+"""The largest map chunk, raw, but node lists and run tables."""
+NODE_LIST_MAX = 64 * 1024 * 1024
+"""The largest node list, raw: of a file of 16 TiB whose nodes lie in one pack each, of 7 TiB at eight."""
 RUN_TABLE_MAX = 64 * 1024 * 1024
 """The largest run table, raw: some 699,000 packs."""
 

@@ -10,13 +10,23 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pgrecall.repository.columns import EXTENT, MAP_CHUNK_MAX, POINTER, RANGE, SMALL_FILE, ChunkRef, ranges_in
+from pgrecall.errors import Refused
+from pgrecall.repository.columns import (
+    EXTENT,
+    MAP_CHUNK_MAX,
+    NODE_LIST_MAX,
+    POINTER,
+    RANGE,
+    SMALL_FILE,
+    ChunkRef,
+    ranges_in,
+)
 from pgrecall.repository.extents import Extents, Ranges
 from pgrecall.repository.fileblock import BY_LIST, FILE, IN_BLOCK, MOST_FILES, FileBlock, FileEntry
 from pgrecall.repository.manifest import DirectoryEntry
 from pgrecall.repository.map_writer import MapWriter
 from pgrecall.repository.node import NodeList
-from pgrecall.repository.paths import join
+from pgrecall.repository.paths import join, quote
 
 _FILE = struct.Struct("<IHHHBQqqQIII")
 _FEWEST_FILES = 256
@@ -64,7 +74,13 @@ class DirectoryWriter:
     def add_large(self, file: FileEntry, nodes: NodeList, known: ChunkRef | None = None) -> None:
         """A file of more than 1 MiB; `known` is the parent's node list of the same path, taken over where equal."""
         assert file.size == nodes.size and join(self.facts.path, file.name) == nodes.path, "not the nodes of this file"
-        pointer = self._maps.put(nodes.encode(), (known,) if known else ())
+        raw = nodes.encode()
+        if len(raw) > NODE_LIST_MAX:
+            raise Refused(
+                f"{quote(nodes.path)}, {nodes.size} bytes, is larger or more fragmented than the format can describe",
+                hint="A full backup with --independent is not fragmented.",
+            )
+        pointer = self._maps.put(raw, (known,) if known else (), largest=NODE_LIST_MAX)
         self._maps.need(nodes.packs())
         self._add(file, (BY_LIST, 0, 0, 1), (file.name, b"", b"", pointer.to_bytes()))
 

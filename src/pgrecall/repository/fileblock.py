@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from pgrecall.repository.columns import (
     EXTENT,
+    NODE_LIST_MAX,
     POINTER,
     RANGE,
     RANGE_SIZE,
@@ -177,7 +178,7 @@ class FileBlock:
         check_range_rows(block.ranges, what)
         check_extent_rows(block.extents, what)
         _check_extents(block, reader)
-        check_pointers(block.pointers, what)
+        check_pointers(block.pointers, what, largest=NODE_LIST_MAX)
         return block
 
 

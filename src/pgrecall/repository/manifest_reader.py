@@ -23,6 +23,7 @@ from pgrecall.repository.secrets import Keys
 _BLOCKS_AT_ONCE = 8
 _NODES_AT_ONCE = 16
 _LISTS_AT_ONCE = 64
+_LIST_BYTES_AT_ONCE = 8 * 1024 * 1024
 
 
 class ManifestReader:
@@ -94,13 +95,15 @@ class ManifestReader:
         return next(self.node_lists([file]))
 
     def node_lists(self, files: Iterable[StoredFile]) -> Iterator[NodeList]:
-        """The node list of each file, which all are larger than 1 MiB; 64 fetched at once."""
+        """The node list of each file, which all are larger than 1 MiB; 64 fetched at once, or fewer of long ones."""
         batch: list[StoredFile] = []
+        size = 0
         for file in files:
             batch.append(file)
-            if len(batch) == _LISTS_AT_ONCE:
+            size += file.node_list.raw if file.node_list else 0
+            if len(batch) == _LISTS_AT_ONCE or size >= _LIST_BYTES_AT_ONCE:
                 yield from self._read_lists(batch)
-                batch = []
+                batch, size = [], 0
         yield from self._read_lists(batch)
 
     def nodes(self, nodes: NodeList, indexes: Sequence[int] | None = None) -> Iterator[Node]:

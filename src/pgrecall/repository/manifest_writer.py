@@ -6,6 +6,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields
 
 from pgrecall.domain.label import BackupLabel
+from pgrecall.errors import Refused
 from pgrecall.repository.cluster import ClusterStore
 from pgrecall.repository.columns import ChunkRef, PackRef
 from pgrecall.repository.directory_writer import DirectoryFacts, DirectoryWriter
@@ -67,7 +68,8 @@ class ManifestWriter:
         """The index of a user's or group's name."""
         with self._lock:
             index = self._principals.setdefault(name, len(self._principals))
-        assert index < _MOST_PRINCIPALS, "more owners than the format can number"
+        if index >= _MOST_PRINCIPALS:
+            raise Refused(f"these files have more than {_MOST_PRINCIPALS} owners and groups: '{name}' is one more")
         return index
 
     def directory(self, facts: DirectoryFacts) -> DirectoryWriter:

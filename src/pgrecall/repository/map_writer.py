@@ -22,9 +22,9 @@ class MapWriter:
         self._lock = threading.Lock()
         self._live_lock = threading.Lock()
 
-    def put(self, raw: bytes, known: Iterable[ChunkRef] = ()) -> ChunkRef:
+    def put(self, raw: bytes, known: Iterable[ChunkRef] = (), *, largest: int = MAP_CHUNK_MAX) -> ChunkRef:
         """Where raw lies: one of the known pointers if it leads to the same bytes, else a new chunk."""
-        assert len(raw) <= MAP_CHUNK_MAX, "a map chunk too large to be read again"
+        assert len(raw) <= largest, "a map chunk too large to be read again"
         chunk_id = self._keys.chunk_id(raw)
         for pointer in known:
             if pointer.id16 == chunk_id[:16] and pointer.raw == len(raw) and pointer.pack_ref not in self._absent:

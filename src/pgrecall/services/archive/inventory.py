@@ -26,11 +26,11 @@ from pgrecall.domain.window import (
 )
 from pgrecall.errors import ObjectDamaged, PgrecallError
 from pgrecall.repository.cluster import ClusterStore
-from pgrecall.repository.envelope import ObjectType, read_clear
+from pgrecall.repository.envelope import read_clear
 from pgrecall.repository.layout import WAL, parse_wal_name, wal_name, wal_prefix
 from pgrecall.services.archive.history import read_history
 from pgrecall.services.archive.owner import Owner, read_owner
-from pgrecall.services.archive.segment import HEAD_BYTES, SegmentBeginning, SegmentIndex, read_beginning, read_index
+from pgrecall.services.archive.segment import HEAD_BYTES, SegmentBeginning, SegmentIndex, read_beginning
 
 _READERS = 8
 _BATCH = 64
@@ -259,17 +259,21 @@ class WalInventory:
 
     def index(self, segment: WalSegment) -> SegmentIndex:
         """What a segment tells to holders of the key. Unsealed, it is only believed: fetch checks the whole object."""
-        name, _ = self._name(segment)
-        beginning = self.beginnings([segment])[0]
-        if beginning.index is not None:
-            return beginning.index
-        return read_index(self.store.read(ObjectType.WAL, name))
+        index = self.beginnings([segment])[0].index
+        assert index is not None, "a beginning is read as far as its index goes"
+        return index
 
     def _read_beginning(self, segment: WalSegment) -> SegmentBeginning:
         name, file = self._name(segment)
         stored = self._listing.sizes[segment.timeline][file]
         try:
-            return read_beginning(self.store.scope, name, segment, self._first_bytes(name, stored), file=file)
+            found = read_beginning(self.store.scope, name, segment, self._first_bytes(name, stored), file=file)
+            if found.index is None:  # it proves the clear part, so it is read however long it is
+                data = self.store.get_range(name, 0, min(stored, found.index_bytes))
+                found = read_beginning(self.store.scope, name, segment, data, file=file)
+            if found.index is None:
+                raise ObjectDamaged(f"{name} ends before its index does")
+            return found
         except PgrecallError as error:
             raise ObjectDamaged(f"{name}: {error.message}", hint=error.hint, key=name) from error
 

@@ -100,7 +100,7 @@ def read_beginning(scope: Scope, name: str, segment: WalSegment, data: bytes, *,
     """
     header = Header.decode(data, name)
     end = HEADER_SIZE + header.clear_length
-    if header.type is not ObjectType.WAL or end > len(data):
+    if header.type is not ObjectType.WAL or end > len(data) or header.sealed is not scope.keys.sealed:
         raise ObjectDamaged(f"{name} is no WAL segment, or its beginning is too long")
     clear_part = data[HEADER_SIZE:end]
     clear = canonical.decode(clear_part, name)
@@ -183,7 +183,7 @@ def _read_index(data: bytes, name: str) -> SegmentIndex:
         value = canonical.decode(data, name)
         return SegmentIndex(
             restore_points=tuple(
-                RestorePoint(str(each["name"]), Lsn.parse(each["lsn"]), datetime.fromisoformat(each["time"]))
+                RestorePoint(str(each["name"]), Lsn.parse(each["lsn"]), _instant(each["time"]))
                 for each in value["restore_points"]
             ),
             tablespaces=tuple(
@@ -252,7 +252,15 @@ def _text(moment: datetime | None) -> str | None:
 
 
 def _moment(text: Any) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
+    return None if text is None else _instant(text)
+
+
+def _instant(text: str) -> datetime:
+    """RFC 3339 in UTC, nothing else: a time without zone could not even be compared."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None or not text.endswith("Z"):
+        raise ValueError(f"{text!r:.40} is no time in UTC")
+    return moment
 
 
 def _position(lsn: Lsn | None) -> str | None:
