@@ -42,6 +42,7 @@ SETTINGS: dict[str, str | int | bool] = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_checkpoints": False,
+    "dynamic_shared_memory_type": "mmap",  # files of the data directory: gone with it, even after a kill -9
 }
 
 
