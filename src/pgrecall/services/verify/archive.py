@@ -1,7 +1,7 @@
 """Owns judging the archive as a whole: do neighbours follow one another, is everything there that backups need."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -38,8 +38,10 @@ class ArchiveCheck:
                 self._timelines[_Place(wal.system_identifier, wal.timeline)].append(name)
         self._histories: dict[_Place, History | None] = {}
 
-    def check(self) -> None:
-        """What no backup needs by itself: gaps and breaks shorten the recovery window, and are warnings."""
+    def check(self, commits: Iterable[Commit]) -> None:
+        """What no backup needs by itself: gaps and breaks shorten the recovery window, and are warnings. A gap before a
+        backup that brought its own WAL is none: there was no archive."""
+        brought = {self._first_segment(commit) for commit in commits if commit.self_contained}
         for place, names in self._timelines.items():
             if not self._swept.has(owner_name(*place)):
                 text = "is not there: who may write this timeline is not known"
@@ -48,7 +50,8 @@ class ArchiveCheck:
                 text = "is not there: no server recovers to this timeline"
                 self._findings.add(Kind.WARNING, self._history_name(place, place.timeline), text)
             for before, name in pairwise(names):
-                self._check_gap(place, before, name)
+                if name not in brought:
+                    self._check_gap(place, before, name)
             self._check_links(place, names)
 
     def needed_by(self, commit: Commit) -> list[str]:
@@ -75,6 +78,11 @@ class ArchiveCheck:
                 self._findings.add(kind, name, self._swept.unsound[name], [record.label])
                 problems.append(f"{name} is {kind.value}")
         return tuple(problems)
+
+    def _first_segment(self, commit: Commit) -> str:
+        size = commit.wal_segment_size
+        segment = next(segments_between(commit.timeline, commit.start_lsn, commit.stop_lsn, size))
+        return wal_name(commit.system_identifier, segment.name(size))
 
     def _history_name(self, place: _Place, timeline: int) -> str:
         return wal_name(place.system_identifier, history_name(timeline))

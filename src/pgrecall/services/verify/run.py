@@ -58,7 +58,7 @@ def verify(request: VerifyRequest, store: ClusterStore, *, clock: Clock, reporte
     _miss_objects(store, catalog, records, swept, findings, whole=request.label is None)
     archive = ArchiveCheck(store, swept, findings)
     if request.label is None:
-        archive.check()
+        archive.check([record.commit for record in records if record.commit])
     proof = BackupProof(store, swept, findings, jobs=request.jobs, reporter=reporter)
     reports = [_with_wal(proof.prove(record), archive.check_backup(record)) for record in records]
     _name_backups(catalog, findings)
