@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from pgrecall.postgres.conffile import read_configuration
+from pgrecall.services.init.local import program_words
+from pgrecall.services.init.server import archive_command
 from tests.conftest import NewServer
 from tests.support.archive import SOURCE
 from tests.support.recovery import Protected
@@ -138,3 +141,15 @@ def test_what_was_restored_starts_with_the_command_that_is_printed(
     finally:
         stop = [words[0], "-D", str(tmp_path / "copy"), "-m", "immediate", "stop"]
         subprocess.run(stop, capture_output=True, check=False, env=pgrecall.environment)
+
+
+def test_a_successor_archives_by_the_very_command_that_init_writes(
+    protected: Protected, pgrecall: Pgrecall, tmp_path: Path
+) -> None:
+    with (protected.server.pgdata / "postgresql.conf").open("a") as settings:
+        settings.write("archive_mode = on\narchive_command = 'pgrecall wal push %p'\n")
+    protected.backup()
+    done = pgrecall("restore", "--to", str(tmp_path / "next"), "--become", "main")
+    assert done.returncode == 0, done.stderr
+    found = read_configuration(tmp_path / "next").value("archive_command")
+    assert found == archive_command(program_words(), protected.archive.config, "main")

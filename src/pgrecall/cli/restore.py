@@ -129,10 +129,10 @@ def program(run: Invocation, cluster: str) -> Program:
         words += ["--config", str(settings.path)]
     if settings.repository_given is not None:
         words += ["--repo", settings.repository().url]
-    words += ["-c", cluster]
+    named = ("-c", cluster)
     identity = run.globals.identity_file
-    fetch = () if identity is None else ("--identity-file", str(identity.absolute()))
-    return Program(tuple(words), fetch_options=fetch)
+    fetch = named if identity is None else (*named, "--identity-file", str(identity.absolute()))
+    return Program(tuple(words), fetch_options=fetch, push_options=named)
 
 
 def render_plan(plan: PlanReport, zone: Zone) -> Iterator[Line]:

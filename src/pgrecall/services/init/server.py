@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import psycopg
 
 from pgrecall.clock import Clock
 from pgrecall.errors import PostgresError
+from pgrecall.postgres import recovery_settings
 from pgrecall.postgres.connection import Connection, connect
 from pgrecall.postgres.requirements import Finding, Level, Mode, SettingChange, review_settings, settings_changes
 from pgrecall.postgres.server import prove_same_server, read_facts
@@ -31,9 +31,8 @@ class ServerReview:
 
 
 def archive_command(program: Sequence[str], config: Path, cluster: str) -> str:
-    """`/abs/pgrecall --config /abs/pgrecall.toml wal push -c main %p`, quoted for sh; PostgreSQL reads %% as %."""
-    words = [*program, "--config", str(config), "wal", "push", "-c", cluster]
-    return shlex.join(words).replace("%", "%%") + " %p"
+    """`/abs/pgrecall --config /abs/pgrecall.toml wal push -c main "%p"`: what a successor made by restore has, too."""
+    return recovery_settings.archive_command([*program, "--config", str(config)], ["-c", cluster])
 
 
 def review_server(
