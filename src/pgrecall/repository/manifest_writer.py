@@ -22,6 +22,7 @@ from pgrecall.repository.runtable import PackRecord, RunTable
 
 FRAME_SIZE = 1024 * 1024
 _MOST_PRINCIPALS = 1 << 16
+_USUAL_MAPS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,9 @@ class ManifestWriter:
         `absent`: packs with a bad mark, from which nothing is."""
         self.run = run
         self._store = store
-        self._builder = PackBuilder(store, run, next_seq, level=level, padded=padded, target=target)
+        self._builder = PackBuilder(
+            store, run, next_seq, level=level, padded=padded, target=target, capacity=_USUAL_MAPS
+        )
         self._absent = absent
         self._maps = MapWriter(self._builder, store.scope.keys, absent)
         self._lock = threading.Lock()

@@ -10,7 +10,7 @@ from pgrecall.repository.cluster import ClusterStore
 from pgrecall.repository.columns import ChunkRef
 from pgrecall.repository.envelope import ObjectWriter
 from pgrecall.repository.frames import compressor
-from pgrecall.repository.header import ObjectType
+from pgrecall.repository.header import MAX_FRAMES, ObjectType
 from pgrecall.repository.layout import pack_name
 from pgrecall.repository.manifest import PackKeyhole
 from pgrecall.repository.runtable import PackRecord
@@ -20,6 +20,7 @@ from pgrecall.storage.base import Buffer
 
 PACK_TARGET = 32 * 1024 * 1024
 _SLACK = 1024 * 1024
+_MOST_FRAMES = MAX_FRAMES // 2  # the manifest's second copy is appended to whatever is open
 
 
 class PackNumbers:
@@ -40,7 +41,7 @@ class PackBuilder:
 
     `next_seq` is shared by all builders of the run. A reference returned by `add` can be read back only after its pack
     was stored: nothing may be committed before `close`, and, where a `sender` stores the packs meanwhile, before its
-    `finish`. One buffer of about target is held and reused.
+    `finish`. One buffer is held and reused: of about target, or of `capacity` at first where little is expected.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class PackBuilder:
         target: int = PACK_TARGET,
         level: int = 3,
         padded: bool = False,
+        capacity: int | None = None,
         sender: PackSender | None = None,
     ) -> None:
         self.run = run
@@ -61,6 +63,7 @@ class PackBuilder:
         self._store = store
         self._next_seq = next_seq
         self._target = target
+        self._capacity = target + _SLACK if capacity is None else capacity
         self._padded = padded
         self._sender = sender
         self._zstd: zstandard.ZstdCompressor = compressor(level)
@@ -76,7 +79,7 @@ class PackBuilder:
     def add(self, raw: Buffer, chunk_id: ChunkId | None = None) -> ChunkRef:
         """Store raw (not empty) as one chunk; chunk_id is its whole keyed hash (32 bytes) where the caller knows it."""
         reference = self.append(raw, chunk_id)
-        if self._writer is not None and self._writer.size >= self._target:
+        if self._writer is not None and (self._writer.size >= self._target or len(self._writer.frames) == _MOST_FRAMES):
             self.close()
         return reference
 
@@ -126,7 +129,7 @@ class PackBuilder:
                 self._store.scope,
                 ObjectType.PACK,
                 pack_name(self.run, self._seq),
-                capacity=self._target + _SLACK,
+                capacity=self._capacity,
                 buffer=self._buffer if self._sender is None else self._sender.buffer(),
                 zstd=self._zstd,
                 padded=self._padded,
