@@ -299,3 +299,12 @@ def test_an_interrupted_run_ends_quietly_with_its_own_status(tmp_path: Path, num
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == status
     assert "Traceback" not in stderr
+
+
+def test_what_postgresql_calls_for_every_segment_loads_nothing_heavy() -> None:
+    """docs/decisions/0005: psycopg and numpy would each double what a call of `wal push` or `wal fetch` costs."""
+    called = "cli.wal, services.archive.push, services.archive.fetch, services.context, services.unattended, config"
+    modules = ", ".join(f"pgrecall.{name}" for name in called.split(", "))
+    program = f"import sys, {modules}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {"numpy", "psycopg", "rich", "asyncio", "http"} & set(done.stdout.split())
