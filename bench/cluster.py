@@ -21,7 +21,7 @@ from generate_series(%s::bigint, %s::bigint) i
 """
 CHANGE = """
 update {table} set {column} = {column} + 1 where {key} in (
-    select page * (select max({key}) from {table}) / {pages} + 1
+    select page::bigint * (select max({key}) from {table}) / {pages} + 1
     from generate_series(0, {pages} - 1) page order by random() limit {changed})
 """
 FILES = """
