@@ -1,4 +1,4 @@
-"""The worked examples of docs/format.md §11: made with fixed keys and salt, written as annotated hex, read back.
+"""The worked examples of docs/format.md §13: made with fixed keys and salt, written as annotated hex, read back.
 
 `python -m tests.support.format_examples` prints the section's blocks, for a change of the format.
 """

@@ -19,6 +19,7 @@ from pgrecall.clock import Clock
 from pgrecall.errors import ObjectExists, ObjectMissing
 from pgrecall.repository.cluster import ClusterStore
 from pgrecall.repository.envelope import ObjectType
+from pgrecall.repository.fields import time_text
 from pgrecall.repository.layout import owner_name
 
 _TOKEN_BYTES = 32
@@ -111,7 +112,7 @@ def claim(store: ClusterStore, state: OwnerState, directory: DataDirectory, syst
         if owner is None:
             return Standing.UNCLAIMED
         return _judge(state, timeline, owner)
-    facts = {"token_hash": state.token_hash, "host": socket.gethostname(), "at": clock.now().isoformat()}
+    facts = {"token_hash": state.token_hash, "host": socket.gethostname(), "at": time_text(clock.now())}
     try:
         store.put(ObjectType.OWNER, name, clear=facts)
     except ObjectExists:
