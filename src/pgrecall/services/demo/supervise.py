@@ -21,6 +21,7 @@ HOME_VARIABLE = "PGRECALL_DEMO_HOME"
 """Tells the inner process that it is the inner one, and where its directory is to be."""
 DEMO_DIRECTORY = "demo"
 KEPT_MARK = "KEPT"
+SIGNALLED = 128  # exit statuses above it: 128 + the number of a signal
 
 
 def supervise(argv: Sequence[str], binaries: Binaries, *, keep: bool, environ: Mapping[str, str]) -> int:
@@ -30,14 +31,16 @@ def supervise(argv: Sequence[str], binaries: Binaries, *, keep: bool, environ: M
     files, is removed, also when we are interrupted; with `keep`, what it marked as kept stays and is started.
     """
     user = find_user() if is_root() else current_user()
-    with first_unwinds(), staged(user, [binaries.bindir], keep=keep) as stage:
+    with first_unwinds() as ignore_further, staged(user, [binaries.bindir], keep=keep) as stage:
         place = Place(stage.temporary / DEMO_DIRECTORY)
         kept = False
         try:
             command = [str(stage.python), *(stage.translate_argument(argument) for argument in argv)]
             environment = {**environment_for(stage, _without_postgres(environ)), HOME_VARIABLE: str(place.home)}
             status = run_as(user, command, environment, directory=stage.temporary)
-            if (place.home / KEPT_MARK).exists():
+            if status > SIGNALLED:
+                ignore_further()
+            elif (place.home / KEPT_MARK).exists():
                 _start_kept(place, user, environment)
                 kept = True
             return status
