@@ -8,7 +8,6 @@ from pgrecall.domain.lsn import Lsn
 from pgrecall.domain.wal import (
     WalSegment,
     check_segment_size,
-    containing,
     is_backup_history_name,
     is_history_name,
     is_partial_name,
@@ -55,7 +54,7 @@ def test_a_position_outside_64_bits_is_refused(value: int) -> None:
 
 @given(lsns, timelines, sizes)
 def test_a_segment_holds_the_position_it_was_asked_for(lsn: Lsn, timeline: int, size: int) -> None:
-    segment = containing(lsn, timeline, size)
+    segment = WalSegment.containing(lsn, timeline, size)
     assert segment.start(size) <= lsn < segment.end(size)
     assert segment.end(size) - segment.start(size) == size
     assert WalSegment.parse(segment.name(size), size) == segment
@@ -64,7 +63,7 @@ def test_a_segment_holds_the_position_it_was_asked_for(lsn: Lsn, timeline: int, 
 
 @given(lsns, sizes)
 def test_the_next_segment_begins_where_this_one_ends_and_sorts_after_it(lsn: Lsn, size: int) -> None:
-    segment = containing(lsn, 7, size)
+    segment = WalSegment.containing(lsn, 7, size)
     assert segment.next().start(size) == segment.end(size)
     assert segment < segment.next()
     assert segment.name(size) < segment.next().name(size)

@@ -160,11 +160,11 @@ def test_every_field_is_what_pg_controldata_prints(new_server: NewServer) -> Non
     assert control.state == ClusterState.IN_PRODUCTION
     assert control.control_version == CONTROL_VERSION[server.binaries.major]
     assert not control.checksums
-    assert control.logs_hint_bits
+    assert control.wal_log_hints
     assert control.system_identifier == int(server.value("select system_identifier::text from pg_control_system()"))
     assert control.next_xid >= 3
     server.stop()
-    assert agrees(server).state.is_shut_down
+    assert agrees(server).state is ClusterState.SHUT_DOWN
 
 
 def test_fields_of_a_standby_are_what_pg_controldata_prints(new_server: NewServer) -> None:

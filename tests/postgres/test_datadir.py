@@ -210,7 +210,7 @@ def test_files_are_told_apart_by_kind(pg: ScratchServer) -> None:
         else:
             assert item.kind is (FileKind.RELATION_MAIN if parsed.fork is Fork.MAIN else FileKind.RELATION_OTHER)
     assert {item.kind for _, item in listing.files()} == set(FileKind) - {FileKind.LINKED}
-    assert set(listing.filenode_maps()) == {
+    assert {path for path, item in listing.files() if item.kind is FileKind.FILENODE_MAP} == {
         os.fsencode(path.relative_to(pg.pgdata)) for path in pg.pgdata.rglob("pg_filenode.map")
     }
 

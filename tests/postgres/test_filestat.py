@@ -43,7 +43,6 @@ def test_without_a_c_library_the_birth_time_is_unknown(tmp_path: Path, monkeypat
     monkeypatch.setattr(filestat, "_libc", lambda: None)
     monkeypatch.setattr("sys.platform", "linux")
     assert filestat.birth_ns(tmp_path) == 0
-    filestat.sync_filesystem(tmp_path)
 
 
 def test_dropping_the_cache_is_a_hint(tmp_path: Path) -> None:
@@ -60,12 +59,3 @@ def test_dropping_the_cache_is_a_hint(tmp_path: Path) -> None:
     filestat.drop_cache(reading)
     os.close(reading)
     os.close(writing)
-
-
-def test_syncing_takes_files_and_directories(tmp_path: Path) -> None:
-    path = tmp_path / "f"
-    path.write_bytes(b"data")
-    filestat.sync_filesystem(path)
-    filestat.sync_filesystem(tmp_path)
-    with pytest.raises(FileNotFoundError):
-        filestat.sync_filesystem(tmp_path / "none")

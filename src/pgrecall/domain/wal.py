@@ -82,10 +82,6 @@ class WalSegment(NamedTuple):
         return self._replace(number=self.number + 1)
 
 
-def containing(lsn: int, timeline: int, size: int) -> WalSegment:
-    return WalSegment.containing(lsn, timeline, size)
-
-
 def segments_between(timeline: int, start: Lsn, stop: Lsn, size: int) -> Iterator[WalSegment]:
     """From the segment that holds start to the one that holds the byte before stop (XLByteToPrevSeg)."""
     assert start <= stop, f"a range runs forward, not from {start} to {stop}"

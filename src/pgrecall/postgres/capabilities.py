@@ -11,12 +11,8 @@ OLDEST_VERSION_NUM = 150000
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     version_num: int
-    wal_summaries: bool
-    incremental_label: bool
     included_hba: bool
     """pg_hba.conf may include files, and pg_hba_file_rules tells their names."""
-    checksums_online: bool
-    """Page checksums may change while the server runs (19)."""
 
     @classmethod
     def of(cls, version_num: int) -> Self:
@@ -29,10 +25,7 @@ class Capabilities:
             )
         return cls(
             version_num=version_num,
-            wal_summaries=version_num >= 170000,
-            incremental_label=version_num >= 170000,
             included_hba=version_num >= 160000,
-            checksums_online=version_num >= 190000,
         )
 
 

@@ -60,10 +60,6 @@ class ClusterState(IntEnum):
     def text(self) -> str:
         return self.name.lower().replace("_", " ")
 
-    @property
-    def is_shut_down(self) -> bool:
-        return self in (ClusterState.SHUT_DOWN, ClusterState.SHUT_DOWN_IN_RECOVERY)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlFile:
@@ -122,11 +118,6 @@ class ControlFile:
     @property
     def checksums(self) -> bool:
         return self.checksum_version != 0
-
-    @property
-    def logs_hint_bits(self) -> bool:
-        """XLogHintBitIsNeeded: only then does a page's LSN tell of every change to it."""
-        return self.checksums or self.wal_log_hints
 
     @classmethod
     def parse(cls, data: Buffer) -> Self:

@@ -1,11 +1,10 @@
-"""Owns what Python's os module does not offer of files: birth time, page cache hints, syncing one file system."""
+"""Owns what Python's os module does not offer of files: birth time, page cache hints."""
 
 import contextlib
 import ctypes
 import os
 import sys
 from functools import cache
-from pathlib import Path
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
@@ -42,24 +41,6 @@ def drop_cache(fd: int, offset: int = 0, length: int = 0) -> None:
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):
             os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
-
-
-def sync_filesystem(path: str | os.PathLike[str]) -> None:
-    """Make all that was written to path's file system durable (or to all of them, where no call does just one).
-
-    Raise OSError when the kernel reports a failed write.
-    """
-    library = _libc() if sys.platform == "linux" else None
-    if library is None or not hasattr(library, "syncfs"):
-        os.sync()
-        return
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if library.syncfs(ctypes.c_int(fd)) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(Path(path)))
-    finally:
-        os.close(fd)
 
 
 def _statx_birth_ns(file: int | str | os.PathLike[str]) -> int:

@@ -16,7 +16,7 @@ class FileKind(IntEnum):
     RELATION_OTHER = 2
     """Pages (FSM, VM, init fork), compared whole."""
     FILENODE_MAP = 3
-    """Has a CRC of its own and, up to PostgreSQL 15, is overwritten in place: relation.read_filenode_map."""
+    """Has a CRC of its own and, up to PostgreSQL 15, is overwritten in place: read again while it fails that."""
     OTHER = 4
     LINKED = 5
     """A symbolic link of the user's to a regular file: its content is stored, read through the link."""
@@ -98,9 +98,6 @@ class Listing:
         for directory in self.directories:
             for item in directory.files:
                 yield join(directory.path, item.name), item
-
-    def filenode_maps(self) -> list[bytes]:
-        return [path for path, item in self.files() if item.kind is FileKind.FILENODE_MAP]
 
     def source(self, path: bytes) -> bytes:
         """Where a path of this listing is opened; tablespaces are reached through their links."""

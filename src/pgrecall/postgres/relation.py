@@ -4,18 +4,13 @@ import re
 import sys
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
-from pgrecall.clock import Clock
-from pgrecall.errors import FilenodeMapDamaged
 from pgrecall.postgres.crc import crc32c
 
 FILENODE_MAP = b"pg_filenode.map"
 FILENODE_MAP_MAGIC = 0x592717
 # Size of RelMapFile and place of its CRC (utils/cache/relmapper.c): 62 mappings up to PostgreSQL 15, 64 since.
 _CRC_PLACES = {512: 504, 524: 520}
-MAP_ATTEMPTS = 20
-MAP_PAUSE_SECONDS = 0.02
 
 DEFAULT_TABLESPACE_OID = 1663
 GLOBAL_TABLESPACE_OID = 1664
@@ -90,20 +85,8 @@ def first_block(segment: int, relation_segment_pages: int) -> int:
 
 
 def is_whole_filenode_map(data: bytes) -> bool:
+    """False for what fails its CRC: a server up to 15 overwrites it in place, so it may be read torn."""
     place = _CRC_PLACES.get(len(data))
     if place is None or int.from_bytes(data[:4], sys.byteorder) != FILENODE_MAP_MAGIC:
         return False
     return crc32c(data[:place]) == int.from_bytes(data[place : place + 4], sys.byteorder)
-
-
-def read_filenode_map(path: Path, *, clock: Clock) -> bytes:
-    """The bytes of a pg_filenode.map, read again while a server up to 15 is overwriting it in place.
-
-    Raise FileNotFoundError when its database was dropped, FilenodeMapDamaged when it never becomes whole.
-    """
-    for _ in range(MAP_ATTEMPTS):
-        data = path.read_bytes()
-        if is_whole_filenode_map(data):
-            return data
-        clock.sleep(MAP_PAUSE_SECONDS)
-    raise FilenodeMapDamaged(f"{path} fails its checksum, read {MAP_ATTEMPTS} times", path=str(path))

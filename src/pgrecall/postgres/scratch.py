@@ -197,11 +197,6 @@ class ScratchServer:
         self.stop(mode)
         return self.start(timeout_s=timeout_s)
 
-    def detach(self) -> None:
-        """Leave it running for somebody else, with its socket directory."""
-        _RUNNING.discard(self)
-        self._process = None
-
     def close(self) -> None:
         """Stop at once and remove the socket directory and our log."""
         self.stop("immediate")

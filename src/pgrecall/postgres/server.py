@@ -27,7 +27,6 @@ SETTINGS = (
     "unix_socket_directories", "wal_block_size", "wal_keep_size", "wal_level", "wal_log_hints", "wal_segment_size",
     "zero_damaged_pages", "ignore_checksum_failure",
 )  # fmt: skip
-PRIVILEGED_SETTINGS = ("config_file", "data_directory", "hba_file", "ident_file")
 # The postmaster notes the second in which it began; pg_postmaster_start_time() follows after shared memory is there.
 START_SLACK_SECONDS = 600
 
@@ -65,17 +64,6 @@ class Rights:
             "REPLICATION (for the slot that keeps WAL)": self.replication or not carry_wal,
         }
         return tuple(name for name, granted in wanted.items() if not granted)
-
-
-@dataclass(frozen=True, slots=True)
-class Tablespace:
-    """`size` in bytes, None where the role may not ask."""
-
-    oid: int
-    name: str
-    location: str
-    in_place: bool
-    size: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +143,6 @@ class ServerIdentity:
     page_size: int
     relation_segment_pages: int
     wal_segment_size: int
-
-    def same_history_as(self, other: "ServerIdentity") -> bool:
-        return not self.differences(other)
 
     def differences(self, other: "ServerIdentity") -> tuple[str, ...]:
         """Names of what differs, for the reason that a run gives when it compares everything."""
@@ -255,19 +240,6 @@ def read_rights(conn: Connection) -> Rights:
         " FROM pg_roles r WHERE r.rolname = current_user",
     )
     return Rights(role, superuser, replication, backup, switch, point, checkpoint, settings, files)
-
-
-def read_tablespaces(conn: Connection, *, sizes: bool = True) -> tuple[Tablespace, ...]:
-    """All tablespaces but pg_default and pg_global. Asking for sizes makes the server stat every file in them."""
-    rows = query(
-        conn,
-        "SELECT oid, spcname, pg_tablespace_location(oid), CASE WHEN %s AND (has_tablespace_privilege(oid, 'CREATE')"
-        " OR pg_has_role('pg_read_all_stats', 'USAGE')) THEN pg_tablespace_size(oid) END"
-        " FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY oid",
-        [sizes],
-    )
-    # An in-place tablespace's location is the directory itself, relative to the data directory.
-    return tuple(Tablespace(oid, name, path, not path.startswith("/"), size) for oid, name, path, size in rows)
 
 
 def read_config_files(conn: Connection, facts: ServerFacts) -> tuple[tuple[str, str], ...]:
