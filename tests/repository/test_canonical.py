@@ -71,3 +71,11 @@ def test_random_bytes_raise_only_errors_with_a_name(data: bytes) -> None:
 def test_writing_what_nobody_may_read_is_a_bug(value: Any) -> None:
     with pytest.raises(AssertionError):
         canonical.encode({"a": value})
+
+
+def test_a_text_of_millions_of_values_is_refused_before_it_unfolds() -> None:
+    bomb = b'{"a":[' + b"{}," * 6_000_000 + b"{}]}"
+    with pytest.raises(ObjectDamaged, match="more values"):
+        canonical.decode(bomb, "it")
+    long_text = canonical.encode({"a": "x" * 12_000_001})
+    assert len(canonical.decode(long_text, "it")["a"]) == 12_000_001

@@ -1,6 +1,6 @@
 """Owns canonical JSON: one byte string per value, and a decoder that accepts nothing else.
 
-UTF-8, keys sorted, no white space, integers within ±2^53 and no other numbers, nesting at most 16.
+UTF-8, keys sorted, no white space, integers within ±2^53 and no other numbers, nesting at most 16, not too many values.
 """
 
 import json
@@ -9,6 +9,8 @@ from typing import Any
 from pgrecall.errors import ObjectDamaged
 
 MAX_NESTING = 16
+MAX_SEPARATORS = 12_000_000
+"""Of `,`, `[` and `{` together: bounds what a text of few bytes becomes in memory (1.3 million directories)."""
 _MAX_INTEGER = 1 << 53
 _MAX_DIGITS = 17
 
@@ -21,6 +23,8 @@ def encode(value: Any) -> bytes:
 
 def decode(data: bytes | bytearray | memoryview, what: str) -> dict[str, Any]:
     """The object that `data` encodes canonically; ObjectDamaged names `what` for anything else."""
+    if len(data) > MAX_SEPARATORS and sum(map(bytes(data).count, (b",", b"[", b"{"))) > MAX_SEPARATORS:
+        raise ObjectDamaged(f"{what} holds more values than any object has")
     try:
         value = json.loads(str(data, "utf-8"), parse_int=_integer, parse_float=_no_number, parse_constant=_no_number)
         # Comparing with the one right encoding refuses white space, unsorted and duplicate keys, odd escapes.

@@ -101,7 +101,8 @@ class ObjectWriter:
         return frame
 
     def finish(self) -> memoryview:
-        """The whole object; valid until `buffer` is used again."""
+        """The whole object; valid until `buffer` is used again. Only once: each nonce seals one table."""
+        assert self.hash is None, "the object is finished"
         table_offset = self.size
         table = b"".join(TABLE_ENTRY.pack(frame.offset, frame.stored, frame.raw, frame.id) for frame in self.frames)
         self._seal(self.zstd.compress(table), TABLE_NUMBER, len(table), 1)
