@@ -256,10 +256,14 @@ def hold_wal(conn: Connection) -> WalHold:
     To be called before the backup starts, so that the slot's position is at or before the start. Raise RightsMissing,
     or PostgresError where no slot is free.
     """
-    ((limit,),) = query(conn, "SHOW max_slot_wal_keep_size")
     slot = f"pgrecall_{conn.info.backend_pid}_{secrets.token_hex(4)}"
-    query(conn, "SELECT pg_create_physical_replication_slot(%s, true, true)", [slot])
-    ((restart,),) = query(conn, "SELECT restart_lsn::text FROM pg_replication_slots WHERE slot_name = %s", [slot])
+    try:
+        ((limit,),) = query(conn, "SHOW max_slot_wal_keep_size")
+        query(conn, "SELECT pg_create_physical_replication_slot(%s, true, true)", [slot])
+        ((restart,),) = query(conn, "SELECT restart_lsn::text FROM pg_replication_slots WHERE slot_name = %s", [slot])
+    except BaseException:
+        conn.close()  # it was handed over to us
+        raise
     return WalHold(conn, slot, Lsn.parse(restart), limit)
 
 
