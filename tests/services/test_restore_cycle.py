@@ -30,6 +30,7 @@ def rows_after(protected: Protected, destination: Path, open_server: OpenServer)
     return found
 
 
+@pytest.mark.newest  # test_recovery_settings tries every target on every version
 def test_every_target_brings_back_exactly_the_rows_before_it(
     protected: Protected, tmp_path: Path, open_server: OpenServer
 ) -> None:
