@@ -264,7 +264,7 @@ def render_kept(kept: Kept) -> Iterator[Line]:
 
 
 def _figure(name: str, text: str) -> Line:
-    return (Span(f"  {name:<20}", "dim"), text)
+    return (Span(f"  {name:<22}", "dim"), text)
 
 
 def _indented(line: Line) -> Line:
