@@ -12,7 +12,7 @@ from pgrecall.repository.columns import NODE_SIZE, RANGE_SIZE, PackRef
 from pgrecall.repository.extents import Extents, Ranges
 from pgrecall.repository.header import ObjectType
 from pgrecall.repository.layout import manifest_name, pack_name
-from pgrecall.repository.manifest import DirectoryEntry, Link, Manifest
+from pgrecall.repository.manifest import DirectoryEntry, Link, Manifest, Tablespace
 from pgrecall.repository.manifest_json import decode_manifest, encode_manifest
 from pgrecall.repository.manifest_reader import ManifestReader
 from pgrecall.repository.map_writer import MapWriter
@@ -330,3 +330,14 @@ def test_a_large_manifest_is_split_into_frames_and_stored_twice() -> None:
     assert len(manifest.frames) > 1 and max(each.raw for each in manifest.frames) <= 1 << 20
     assert ManifestReader.open(store, FULL).manifest == made.manifest
     assert find_second_copy(store, FULL) == made.manifest
+
+
+def test_a_tablespace_without_a_place_of_its_own_is_refused() -> None:
+    made = TinyEngine(make_store()).back_up(label(0), {b"a": b"x"}).manifest
+    fine = Tablespace(1, b"/space", in_place=False)
+    assert decode_manifest(encode_manifest(replace(made, tablespaces=(fine, Tablespace(2, b"", in_place=True)))))
+    for wrong in (b"", b"space", b"/space/../etc", b"/sp\0ace", b"/" + b"x" * 5000):
+        with pytest.raises(ObjectDamaged):
+            decode_manifest(encode_manifest(replace(made, tablespaces=(replace(fine, path=wrong),))))
+    with pytest.raises(ObjectDamaged, match="comes twice"):
+        decode_manifest(encode_manifest(replace(made, tablespaces=(fine, replace(fine, path=b"/other")))))

@@ -122,6 +122,14 @@ def test_a_directory_of_no_tablespace_below_pg_tblspc_is_damage() -> None:
     check_tablespaces(Manifest(**{**fields, "tablespaces": (Tablespace(1, b"/space", False),)}))
 
 
+@pytest.mark.parametrize("path", [b"pg_tblspc/1/authorized_keys", b"pg_tblspc/1/.ssh/authorized_keys"])
+def test_a_place_outside_the_destination_gets_nothing_but_the_version_directory(path: bytes) -> None:
+    reader = back_up({b"PG_VERSION": b"16\n", b"pg_tblspc/1/PG_16_202307071/5/1": b"rows", path: b"ssh-ed25519"})
+    fields = {name: getattr(reader.manifest, name) for name in reader.manifest.__dataclass_fields__}
+    with pytest.raises(ObjectDamaged, match="not PostgreSQL's"):
+        check_tablespaces(Manifest(**{**fields, "tablespaces": (Tablespace(1, b"/root/.ssh", False),)}))
+
+
 def test_data_is_written_in_joined_spans_and_zeros_not_at_all() -> None:
     extents = Extents.of([(0, 100, chunk(0), 0), (100, 50, chunk(1), 0), (150, 50, None, 0), (200, 10, chunk(2), 5)])
     assert data_spans(extents) == [(0, 150), (200, 210)]

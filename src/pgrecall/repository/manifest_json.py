@@ -102,6 +102,8 @@ def _check_tree(manifest: Manifest, what: str) -> None:
     places = known | {each.path for each in manifest.links}
     if len(places) != len(known) + len(manifest.links):
         raise ObjectDamaged(f"{what}: a link lies where something else does")
+    if len({each.oid for each in manifest.tablespaces}) != len(manifest.tablespaces):
+        raise ObjectDamaged(f"{what}: a tablespace comes twice")
     most = len(manifest.principals)
     if any(max(each.owner, each.group) >= most for each in manifest.directories):
         raise ObjectDamaged(f"{what}: a directory's owner is not among the principals")
@@ -209,11 +211,11 @@ def _pointer(text: str, what: str, *, largest: int = MAP_CHUNK_MAX) -> ChunkRef:
 
 
 def _tablespace(fields: Fields) -> Tablespace:
-    return Tablespace(
-        oid=fields.integer("oid", 1, U32),
-        path=unquote(fields.text("path"), fields.what),
-        in_place=fields.flag("in_place"),
-    )
+    path, in_place = unquote(fields.text("path"), fields.what), fields.flag("in_place")
+    parts = path.split(b"/")
+    if not in_place and (not path.startswith(b"/") or b"\0" in path or b".." in parts or len(path) > 4096):
+        raise fields.damaged("path", "an absolute path")
+    return Tablespace(oid=fields.integer("oid", 1, U32), path=path, in_place=in_place)
 
 
 def _link(fields: Fields) -> Link:

@@ -40,12 +40,20 @@ def what_will_be_made(
 
 
 def check_tablespaces(manifest: Manifest) -> None:
-    """Every directory below pg_tblspc belongs to a tablespace that the manifest names; ObjectDamaged otherwise."""
+    """Every directory below pg_tblspc belongs to a tablespace that the manifest names; ObjectDamaged otherwise.
+
+    Nothing lies in a tablespace but its version directory: a place outside the destination gets nothing else.
+    """
     known = {str(each.oid).encode() for each in manifest.tablespaces}
+    version = version_directory(manifest).encode()
     for directory in manifest.directories:
         parts = directory.path.split(b"/")
         if parts[0] == TABLESPACE_DIRECTORY and len(parts) > 1 and parts[1] not in known:
             raise ObjectDamaged(f"{quote(directory.path)} belongs to no tablespace of the backup {manifest.label}")
+        if parts[0] == TABLESPACE_DIRECTORY and (
+            parts[2:3] not in ([], [version]) or (parts[2:] == [] and directory.blocks)
+        ):
+            raise ObjectDamaged(f"{quote(directory.path)} holds what is not PostgreSQL's: only {version.decode()} is")
 
 
 def make_directories(manifest: Manifest, tree: RestoredTree, placed: Sequence[PlacedTablespace]) -> None:
