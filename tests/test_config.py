@@ -138,8 +138,8 @@ def test_a_wrong_variable_is_named(config: Path) -> None:
 
 
 def test_repo_names_a_configured_repository_its_place_or_another_place(config: Path) -> None:
-    for given, name in (("default", "default"), ("/srv/backup/", "default"), ("file:///srv/backup", "default")):
-        assert load_settings(config, environ={}, repository=given).repository().name == name
+    for typed, name in (("default", "default"), ("/srv/backup/", "default"), ("file:///srv/backup", "default")):
+        assert load_settings(config, environ={}, repository=typed).repository().name == name
     other = load_settings(config, environ={"PGRECALL_REPOSITORY": "/elsewhere"})
     assert other.repository().url == "/elsewhere"
     assert [each.name for each in other.select()] == ["main", "team-a"]
@@ -191,7 +191,8 @@ def test_lines_are_found_in_every_form_of_toml(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     path.write_text(
         '# comment\na = """\n[not.a.table]\nb = 1\n"""\n"odd key".x = \'it\'\'s\'\n'.replace("''s", "s")
-        + 'list = [\n  { one = 1 }, # }\n  { two = "]" },\n]\n[[many]]\nn = 1\n[[many]]\nn = 2\n[ t . "u" ]\nlast = 2026-11-20 01:02:03\n'
+        + 'list = [\n  { one = 1 }, # }\n  { two = "]" },\n]\n[[many]]\nn = 1\n[[many]]\nn = 2\n[ t . "u" ]\n'
+        + "last = 2026-11-20 01:02:03\n"
     )
     lines = read_file(path).lines
     assert lines[("a",)] == 2
