@@ -3,6 +3,7 @@
 import contextlib
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pgrecall.errors import (
     SessionLost,
     StorageError,
     StorageFull,
+    WalForked,
     WalMissing,
     WalNotArchived,
     WrongCluster,
@@ -23,8 +25,9 @@ from pgrecall.repository.cluster import ClusterStore
 from pgrecall.storage.base import Storage
 from pgrecall.storage.counted import CountedStorage
 from tests.conftest import NewServer, OpenServer
+from tests.support.archive import archiving
 from tests.support.faulty import FaultyStorage
-from tests.support.whole_cycle import Cycle, Interfering
+from tests.support.whole_cycle import SMALL_WAL, Cycle, Interfering
 
 pytestmark = pytest.mark.newest
 
@@ -134,14 +137,29 @@ def test_a_backup_is_not_finished_before_all_its_wal_has_come(cycle: Cycle) -> N
         assert list(cycle.states().values()) == [BackupState.STORED] * 2
 
 
-def test_another_cluster_is_refused_before_anything_is_written(
-    cycle: Cycle, new_server: NewServer, tmp_path: Path
-) -> None:
-    before = sorted(path for path in cycle.archive.home.rglob("*") if "clusters" in path.parts)
+def test_another_cluster_is_refused_before_anything_is_written(cycle: Cycle, new_server: NewServer) -> None:
     cycle.server = new_server("other", own_identity=True)
     with pytest.raises(WrongCluster, match="this server is system"):
         cycle.backup()
-    assert sorted(path for path in cycle.archive.home.rglob("*") if "clusters" in path.parts) == before
+    assert cycle.states() == {}
+    assert not (cycle.archive.home / "repository/clusters/main/packs").exists()
+
+
+def test_a_copy_that_archives_as_the_same_cluster_gets_no_backup_with_the_originals_wal(
+    cycle: Cycle, new_server: NewServer
+) -> None:
+    """Its own segments are kept apart; those under its names are the original's, and there all the same."""
+    for _ in range(12):
+        cycle.server.execute("insert into t select n, 'z' from generate_series(1, 100) n")
+        cycle.switch()
+    twin = new_server("twin", options=SMALL_WAL, start=False)
+    twin.settings.update(archiving(cycle.archiver.command))  # the files it names are archived: so it believes
+    twin.start()
+    copy = replace(cycle, server=twin)
+    with pytest.raises(WalForked, match="is not this server's"):
+        copy.backup()
+    assert list(cycle.states().values()) == [BackupState.ABORTED]
+    assert_next_backup_is_whole(cycle)
 
 
 class ClockSetBack(SystemClock):
@@ -204,16 +222,21 @@ def test_wal_that_the_server_no_longer_keeps_fails_the_run_by_name(
 
 def test_a_manifest_that_cannot_be_read_any_more_is_passed_over(cycle: Cycle) -> None:
     first = cycle.backup()
+    cycle.server.execute("insert into t select n, 'y' from generate_series(1, 100) n", "checkpoint")
     second = cycle.backup()
-    manifest = cycle.archive.home / f"repository/clusters/main/backups/{second.label}/manifest"
-    manifest.chmod(0o600)
-    damaged = bytearray(manifest.read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    manifest.write_bytes(damaged)
+    clusters = cycle.archive.home / "repository/clusters/main"
+    (clusters / f"backups/{second.label}/manifest").unlink()
     third = cycle.backup()
-    assert third.parent == first.label
-    assert any(str(second.label) in warning for warning in third.warnings)
-    assert cycle.differing_files(third.label) == []
+    assert third.parent == second.label, "its second copy is in a pack"
+    for path in (clusters / f"packs/{second.label}").iterdir():
+        path.unlink()
+    (clusters / f"backups/{third.label}/manifest").unlink()
+    for path in (clusters / f"packs/{third.label}").iterdir():
+        path.unlink()
+    fourth = cycle.backup()
+    assert fourth.parent == first.label
+    assert any(str(second.label) in warning for warning in fourth.warnings)
+    assert cycle.differing_files(fourth.label) == []
 
 
 def test_nothing_new_rests_on_packs_that_are_gone(cycle: Cycle) -> None:

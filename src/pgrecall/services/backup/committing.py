@@ -17,7 +17,7 @@ from pgrecall.repository.live import LivePacks
 from pgrecall.repository.manifest import Manifest
 from pgrecall.repository.manifest_reader import ManifestReader
 from pgrecall.services.archive.history import read_history
-from pgrecall.services.backup.wal import missing, names_needed
+from pgrecall.services.backup.wal import missing, names_needed, stored_beside
 
 
 def make_commit(manifest: Manifest, manifest_hash: bytes, live: LivePacks, stored: int, catalog: Catalog) -> Commit:
@@ -79,9 +79,14 @@ def _finish(store: ClusterStore, catalog: Catalog, reader: ManifestReader, repor
         history = known_history(store, system, manifest.stop.timeline)
     except NotThere:
         return False
-    left = missing(store, system, wal_names(manifest, history))
+    names = wal_names(manifest, history)
+    left = missing(store, system, names)
     if left:
         reporter.note(f"{manifest.label} is stored, but still lacks its WAL: {left[0]}")
+        return False
+    beside = stored_beside(store, system, names)
+    if beside:
+        reporter.warn(f"{manifest.label} is stored, but whose {beside[0]} is in the archive cannot be told")
         return False
     stored = sum(info.size for info in store.list(f"{PACKS}{manifest.label}/"))
     manifest_hash = store.read(ObjectType.MANIFEST, manifest_name(manifest.label)).hash

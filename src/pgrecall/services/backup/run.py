@@ -36,7 +36,7 @@ from pgrecall.services.backup.principals import Principals
 from pgrecall.services.backup.request import BackupRequest, BackupResult, Warnings
 from pgrecall.services.backup.source import Source, inspect_server
 from pgrecall.services.backup.spans import KnownContents
-from pgrecall.services.backup.wal import bring_wal, local_history, missing, wait_for_wal
+from pgrecall.services.backup.wal import bring_wal, local_history, missing, refuse_foreign_wal, wait_for_wal
 from pgrecall.services.backup.worker import CopyFacts, Shared
 
 
@@ -82,6 +82,8 @@ def run_backup(request: BackupRequest, store: ClusterStore, *, clock: Clock, rep
                 run.bring_wal(hold, stop, history, names)
         if hold is None:
             run.wait_for_wal(names)
+            with run.aborting(catalog):
+                run.refuse_foreign_wal(names)
     run.commit(catalog, written, began)
     return run.result(copied, written, why, began)
 
@@ -284,6 +286,10 @@ class _Run:
             clock=self.clock,
             reporter=self.reporter,
         )
+
+    def refuse_foreign_wal(self, names: list[str]) -> None:
+        system = self.source.facts.system_identifier
+        refuse_foreign_wal(self.store, pgdata=self.request.pgdata, system_identifier=system, names=names)
 
     def commit(self, catalog: Catalog, written: WrittenManifest, began: float) -> None:
         self.reporter.stage("commit")

@@ -6,13 +6,15 @@ from pathlib import Path
 from pgrecall.clock import Clock
 from pgrecall.domain.timeline import History
 from pgrecall.domain.wal import WalSegment
-from pgrecall.errors import WalMissing, WalNotArchived
+from pgrecall.errors import WalForked, WalMissing, WalNotArchived
 from pgrecall.observe.reporter import Reporter
 from pgrecall.postgres.backup_session import StartPoint, StopResult
 from pgrecall.postgres.pgwal import WAL_DIRECTORY, find_segments
 from pgrecall.repository.cluster import ClusterStore
-from pgrecall.repository.layout import wal_name
+from pgrecall.repository.header import ObjectType
+from pgrecall.repository.layout import WAL, wal_name
 from pgrecall.services.archive.push import push_wal
+from pgrecall.services.archive.segment import raw_ids, stored_ids
 
 POLL_SECONDS = 0.2
 SLOW_POLL_SECONDS = 2.0
@@ -67,6 +69,38 @@ def wait_for_wal(
             )
         clock.sleep(POLL_SECONDS if now - began < 10 else SLOW_POLL_SECONDS)
         left = missing(store, system_identifier, left)
+
+
+def refuse_foreign_wal(store: ClusterStore, *, pgdata: Path, system_identifier: int, names: Sequence[str]) -> None:
+    """WalForked when what is stored under the backup's names is another server's: one that archives as this cluster.
+
+    The last segment, still in pg_wal, speaks for all before it: histories that parted earlier differ in it. Where the
+    server has recycled it already, only a fork that this name was stored under tells.
+    """
+    name = names[-1]
+    path = pgdata / WAL_DIRECTORY / name
+    try:
+        raw = path.read_bytes()
+        recycled = not path.exists()
+    except FileNotFoundError:
+        recycled = True
+    if recycled:
+        foreign = bool(stored_beside(store, system_identifier, names))
+    else:
+        stored = store.read(ObjectType.WAL, wal_name(system_identifier, name))
+        foreign = stored_ids(stored) != raw_ids(store.scope, raw)
+    if foreign:
+        raise WalForked(
+            f"the stored {name} is not this server's: another server archives as '{store.name}'",
+            hint="Stop one of them, or its archiving; then back up again.",
+            segment=name,
+        )
+
+
+def stored_beside(store: ClusterStore, system_identifier: int, names: Sequence[str]) -> list[str]:
+    """Those of the names that some server had to store beside the archive, because another one's bytes were there."""
+    forks = [text.partition("~")[2] for text in store.list_dirs(f"{WAL}{system_identifier}/") if "~" in text]
+    return [name for name in names if any(store.exists(wal_name(system_identifier, name, fork=fork)) for fork in forks)]
 
 
 def bring_wal(
