@@ -1,7 +1,9 @@
 """Whatever bytes a decoder is given, only an error with a name comes out."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,9 +14,15 @@ from pgrecall.repository import canonical
 from pgrecall.repository.columns import ChunkRef
 from pgrecall.repository.commit import CommitDetails, from_clear
 from pgrecall.repository.fileblock import FileBlock
+from pgrecall.repository.formatfile import FormatFile
+from pgrecall.repository.hostkey import HostKey
+from pgrecall.repository.identity import ClusterIdentity, SystemIdentity
+from pgrecall.repository.keyring import RootKey, new_root, next_root
+from pgrecall.repository.manifest import DamagedPage, Link, OutsideFile, Tablespace
 from pgrecall.repository.manifest_json import decode_manifest, encode_manifest
 from pgrecall.repository.node import Node, NodeList
 from pgrecall.repository.runtable import RunTable
+from pgrecall.repository.secrets import Keys
 from tests.support.commit_samples import commit
 from tests.support.map_samples import block, chunk, node, node_list, run_table
 from tests.support.tiny_engine import TinyEngine, label, make_store
@@ -35,9 +43,21 @@ def _read_commit(data: bytes) -> None:
     from_clear(canonical.decode(data, "commit"), label(0))
 
 
+_KEYS = [Keys.of_sealed(number, bytes(32), bytes(32)) for number in (1, 2)]
+_HOST_KEY = HostKey(bytes(16), bytes(16), "main", _KEYS[1], (_KEYS[0],))
+
+
 def _manifest() -> bytes:
     engine = TinyEngine(make_store())
-    return encode_manifest(engine.back_up(label(0), {b"base/5/1": b"x" * 9, b"PG_VERSION": b"16\n"}).manifest)
+    made = engine.back_up(label(0), {b"base/5/1": b"x" * 9, b"PG_VERSION": b"16\n"}).manifest
+    full = replace(
+        made,
+        tablespaces=(Tablespace(16400, b"/space", in_place=False),),
+        links=(Link(b"pg_wal", b"/wal"),),
+        outside=(OutsideFile("config_file", b"/etc/postgresql.conf", b"1"),),
+        damage=(DamagedPage(b"base/5/1", 0, "checksum"),),
+    )
+    return encode_manifest(full)
 
 
 DECODERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
@@ -49,7 +69,23 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "manifest": (decode_manifest, _manifest()),
     "commit": (_read_commit, canonical.encode(commit(label(0), 1).to_clear())),
     "details": (CommitDetails.decode, CommitDetails(host="db1").encode()),
+    "root key": (lambda data: RootKey.decode(data, "wrap"), next_root(new_root()).encode()),
+    "host key": (lambda data: HostKey.decode(data, "file"), _HOST_KEY.encode()),
+    "format file": (
+        lambda data: FormatFile.decode(data, "format"),
+        FormatFile(bytes(16), False, label(0).moment).encode(None),
+    ),
+    "identity": (
+        lambda data: ClusterIdentity.from_clear(0, canonical.decode(data, "identity"), "identity"),
+        canonical.encode(ClusterIdentity(0, bytes(16), "main", (SystemIdentity(1, 160004, label(0).moment),)).clear),
+    ),
 }
+JSON = [name for name in DECODERS if DECODERS[name][1].startswith(b"{")]
+ODD: tuple[Any, ...] = (
+    None, True, 0, -1, 1 << 53, -(1 << 53), "", "x", "%00", "%2F..", "/..", "0/0", "AAAA", "00" * 16, "f" * 96,
+    "9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z", "99991231T235959Z-full", "18446744073709551615", "9" * 5000,
+    "\x1b[2J", "\u202e", [], {}, [None], [[]], {"": None}, ["x"], [1], [{}],
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -91,3 +127,27 @@ def test_a_map_chunk_cut_anywhere_or_too_long_is_refused(name: str) -> None:
             decode(valid[:end])
     with pytest.raises(PgrecallError):
         decode(valid + bytes(8))
+
+
+def _variants(value: Any) -> Iterator[Any]:
+    """The value with one of its parts, however deep, made odd or left out."""
+    yield from ODD
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield {other: each for other, each in value.items() if other != name}
+            yield from ({**value, name: odd} for odd in _variants(part))
+            yield {**value, name + "x": part}
+    if isinstance(value, list):
+        for index, part in enumerate(value):
+            yield [*value, part]
+            yield from ([*value[:index], odd, *value[index + 1 :]] for odd in _variants(part))
+
+
+@pytest.mark.parametrize("name", JSON)
+def test_canonical_json_with_any_field_made_odd_is_damage_or_another_valid_value(name: str) -> None:
+    decode, valid = DECODERS[name]
+    for value in _variants(canonical.decode(valid, name)):
+        try:
+            decode(canonical.encode(value))
+        except PgrecallError:
+            continue

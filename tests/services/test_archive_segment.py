@@ -1,6 +1,7 @@
 """What the beginning of a stored segment says, and to whom it may be believed."""
 
 import base64
+import contextlib
 import json
 import random
 from dataclasses import replace
@@ -77,3 +78,18 @@ def test_the_clear_part_of_an_unsealed_object_is_not_believed_in_a_sealed_reposi
     put(make_store(storage, sealed=False), index())
     with pytest.raises((ObjectDamaged, KeyMismatch)):
         WalInventory(make_store(storage), SYSTEM, segment_size=SIZE).facts([SEGMENT])
+
+
+@pytest.mark.parametrize("field", CLEAR)
+@pytest.mark.parametrize(
+    "odd", [True, -1, 1 << 53, "", "x", "0/0", "9" * 5000, [], {}, [None]], ids=lambda odd: repr(odd)[:9]
+)
+def test_facts_with_any_field_made_odd_are_damage_or_other_valid_facts(field: str, odd: object) -> None:
+    """They are read before anything proves them."""
+    for clear in ({**CLEAR, field: odd}, {name: each for name, each in CLEAR.items() if name != field}):
+        with contextlib.suppress(ObjectDamaged):
+            facts_of(clear, SEGMENT, "it")
+        store = make_store()
+        put(store, {**index(), field: odd}, **clear)
+        with contextlib.suppress(ObjectDamaged):
+            WalInventory(store, SYSTEM).facts([SEGMENT])

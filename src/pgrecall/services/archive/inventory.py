@@ -11,7 +11,14 @@ from functools import cached_property
 
 from pgrecall.domain.lsn import Lsn
 from pgrecall.domain.timeline import History
-from pgrecall.domain.wal import WalSegment, history_name, is_history_name, is_partial_name, is_segment_name
+from pgrecall.domain.wal import (
+    WalSegment,
+    check_segment_size,
+    history_name,
+    is_history_name,
+    is_partial_name,
+    is_segment_name,
+)
 from pgrecall.domain.window import (
     BackupPoint,
     Gap,
@@ -114,14 +121,20 @@ class WalInventory:
         if self._size is None:
             first = next((file for files in self._listing.sizes.values() for file in files), None)
             if first is not None:
-                name = wal_name(self.system_identifier, first)
-                size = read_clear(self._first_bytes(name, self._listing.sizes[int(first[:8], 16)][first]), name).get(
-                    "size"
-                )
-                if not isinstance(size, int):
-                    raise ObjectDamaged(f"{name} does not say its size")
-                self._size = size
+                self._size = self._proven_size(first)
         return self._size
+
+    def _proven_size(self, file: str) -> int:
+        name = wal_name(self.system_identifier, file)
+        clear = read_clear(self._first_bytes(name, self._listing.sizes[int(file[:8], 16)][file]), name)
+        said = clear.get("size")
+        try:
+            size = check_segment_size(said if isinstance(said, int) else 0)
+            segment = WalSegment.parse(file, size)
+        except PgrecallError as error:
+            raise ObjectDamaged(f"{name} does not say what a segment's size is: {error.message}", key=name) from error
+        self._beginnings[segment] = self._read_whole_beginning(segment, name, file)
+        return size
 
     @property
     def stored_bytes(self) -> int:
@@ -264,7 +277,9 @@ class WalInventory:
         return index
 
     def _read_beginning(self, segment: WalSegment) -> SegmentBeginning:
-        name, file = self._name(segment)
+        return self._read_whole_beginning(segment, *self._name(segment))
+
+    def _read_whole_beginning(self, segment: WalSegment, name: str, file: str) -> SegmentBeginning:
         stored = self._listing.sizes[segment.timeline][file]
         try:
             found = read_beginning(self.store.scope, name, segment, self._first_bytes(name, stored), file=file)
