@@ -177,6 +177,16 @@ def test_past_the_switch_the_parent_s_segment_is_withheld(filled: Filled) -> Non
             filled.fetch(name, history=child, patience=600)
 
 
+def test_the_path_of_an_earlier_recovery_hides_no_gap_on_a_timeline_that_followed(filled: Filled) -> None:
+    asked, later = ("00000003" + name[8:] for name in filled.names[:2])
+    assert filled.fetch(asked, history=History.root(1)) is Fetched.ABSENT
+    stored = filled.archive.object_path(later)
+    stored.parent.mkdir()
+    stored.touch()
+    with pytest.raises(WalGap, match=later):
+        filled.fetch(asked, history=History.root(1))
+
+
 def test_a_recovery_that_restore_did_not_set_up_follows_the_newest_history_it_was_given(filled: Filled) -> None:
     archive, pgdata = filled.archive, filled.server.pgdata
     switch = WalSegment.parse(filled.names[1], SIZE).start(SIZE) + 0x1000

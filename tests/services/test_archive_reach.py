@@ -97,12 +97,14 @@ def test_what_lies_outside_the_window_is_refused_with_what_lies_inside(story: St
     assert "the stored WAL ends at" in story.refusal(AtLsn(Lsn.parse("9/0"))).message
 
 
-def test_the_last_commit_itself_is_reached_by_going_to_the_end(story: Story) -> None:
+def test_the_last_commit_itself_is_reached_by_going_to_the_last_record_stored_now(story: Story) -> None:
     inventory = story.archive.inventory()
     last = reachable(inventory, RecoveryRequest(EndOfArchive()), story.point).last_commit
     assert last is not None
     plan = reachable(inventory, RecoveryRequest(AtTime(last)), story.point)
-    assert plan.target == EndOfArchive()
+    last_record = inventory.facts(plan.segments)[-1].last_record
+    assert last_record is not None
+    assert plan.target == AtLsn(last_record)
     assert plan.notes
     assert reachable(inventory, RecoveryRequest(AtTime(last), inclusive=False), story.point).target == AtTime(last)
 

@@ -149,6 +149,25 @@ def test_a_tablespace_created_after_the_backup_stops_a_restore_beside_the_origin
 
 
 @pytest.mark.newest
+def test_a_tablespace_created_after_the_plan_ends_recovery_before_it_writes_into_the_original(
+    protected: Protected, tmp_path: Path, open_server: OpenServer
+) -> None:
+    server, space = protected.server, tmp_path / "space"
+    protected.backup()
+    protected.switch()
+    protected.restore(protected.plan(tmp_path / "copy"))
+    space.mkdir()
+    server.execute(f"create tablespace extra location '{space}'", "create table t tablespace extra as select 1 n")
+    server.execute("checkpoint")
+    protected.switch()
+    before = inodes(space)
+    copy = open_server(tmp_path / "copy", isolated=False).start(wait=False)
+    copy.wait_exit()
+    assert "it creates tablespace" in copy.log()
+    assert inodes(space) == before
+
+
+@pytest.mark.newest
 def test_a_tablespace_in_place_comes_back_in_place(
     protected: Protected, tmp_path: Path, open_server: OpenServer
 ) -> None:

@@ -92,6 +92,8 @@ class RecoverySettings:
     """Parameters that recovery needs at least (`missing_parameters`)."""
     in_place_tablespaces: bool = False
     """There are some: recovery takes their directories for strays unless it is allowed (CheckTablespaceDirectory)."""
+    reads_ahead: bool = True
+    """Prefetching asks for segments behind the target; where there is a hole, the answer would end the server."""
     schedulers_off: bool = False
     """pg_cron is preloaded: a clone must not run its original's jobs."""
 
@@ -118,6 +120,8 @@ class RecoverySettings:
         ]
         if self.action is RecoveryAction.PAUSE:
             pairs.append(("hot_standby", "on"))  # without it a server that should pause shuts down
+        if not self.reads_ahead:
+            pairs.append(("recovery_prefetch", "off"))
         if self.in_place_tablespaces:
             pairs.append(("allow_in_place_tablespaces", "on"))
         pairs += [(each, str(least)) for each, least in (self.required or {}).items()]

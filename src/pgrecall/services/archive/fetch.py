@@ -25,6 +25,7 @@ from pgrecall.services.archive.inventory import WalInventory
 from pgrecall.services.archive.presence import require_presence
 from pgrecall.services.archive.push import read_system_identifier
 from pgrecall.services.archive.recovery_file import SERVED_FILE, RecoveryPath
+from pgrecall.services.archive.replay_guard import refuse_foreign_tablespaces
 from pgrecall.services.archive.segment import read_raw
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ class FetchRequest:
     standby: bool = False
     keeps_served: bool = False
     """Remember the histories served: they are all that tells where this recovery goes."""
+    pgdata: Path = Path()
+    """The server's; what PostgreSQL calls runs in it."""
 
     @classmethod
     def of_server(cls, name: str, target: Path, pgdata: Path, *, standby: bool = False) -> "FetchRequest":
@@ -66,7 +69,7 @@ class FetchRequest:
             served = RecoveryPath.read_file(target.parent / SERVED_FILE)
             if served is not None and (path is None or served.history.timeline > path.history.timeline):
                 path = served
-        return cls(name, target, system_identifier, path, standby, keeps_served)
+        return cls(name, target, system_identifier, path, standby, keeps_served, pgdata)
 
     @property
     def history(self) -> History | None:
@@ -148,6 +151,8 @@ def _fetch_segment(store: ClusterStore, request: FetchRequest) -> Fetched:
         raise ObjectDamaged(f"{name} says that it holds {said[0]} of system {said[1]}")
     segment = WalSegment.parse(request.name, size)
     _refuse_past_switch(request, segment, size)
+    if not request.standby and request.path is not None and not request.path.is_planned(request.name):
+        refuse_foreign_tablespaces(store, reader, segment, size, pgdata=request.pgdata)
     raw = read_raw(reader)
     check_segment_header(raw, system_id=request.system_identifier, segment=segment, size=size)
     write_whole(request.target, raw)
@@ -180,7 +185,9 @@ def _refuse_absent_parent(store: ClusterStore, request: FetchRequest) -> None:
 def _refuse_gap(store: ClusterStore, request: FetchRequest) -> None:
     """Raise if a later segment of the way to the target is stored: then this one is a hole, not the end."""
     timeline = int(request.name[:8], 16)
-    history = request.history or History.root(timeline)
+    history = request.history
+    if history is None or timeline not in history.path():  # after an earlier recovery's path: this server went on
+        history = History.root(timeline)
     later = request.name[8:]
     for each in history.path():
         if each < timeline:

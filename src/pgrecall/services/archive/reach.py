@@ -24,10 +24,14 @@ from pgrecall.domain.timeline import History
 from pgrecall.domain.wal import WalSegment, history_name
 from pgrecall.domain.window import BackupPoint, RecoveryWindow, StoredSegment, Stretch, gaps
 from pgrecall.errors import TargetUnreachable
+from pgrecall.postgres.walscan import RestorePoint
 from pgrecall.services.archive.events import Events
 from pgrecall.services.archive.inventory import WalInventory
 
-XID_NOTE = "whether and when a transaction ended is found only by reading the WAL: recovery fails if it is not there"
+XID_NOTE = (
+    "whether and when a transaction ended shows only when replay meets it; recovery ends in an error if it is not in "
+    "the WAL, and for the number of a subtransaction"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ class RecoveryWal:
     """The latest commit or abort in the segments: after the target, where the target lies before the end."""
     end: Lsn
     """The end of the last segment."""
+    hole_behind: bool = False
+    """What comes next is lost, or not stored yet: nobody may read ahead, since `wal fetch` withholds its answer."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -97,6 +103,9 @@ class _Way:
     reason: str | None = None
     """Why the walk ended before the target, if it did not end with the WAL."""
     met: bool = False
+    passed: bool = False
+    """A commit past the time that is the target was seen."""
+    found: RestorePoint | None = None
 
     @property
     def size(self) -> int:
@@ -145,25 +154,41 @@ class _Way:
                 return
             last_record = facts.last_record or last_record
             self.taken.append(facts)
-            if isinstance(self.request.target, AtRestorePoint):
-                events.add(facts, self.inventory.index(segment))
-            if segment.number >= last_needed and self._meets(facts, events):
+            match self.request.target:
+                case AtRestorePoint(name):
+                    events.add(facts, self.inventory.index(segment))
+                    self._find_restore_point(events, name)
+                case AtTime(moment):
+                    self.passed = self.passed or self._is_past(facts.last_commit, moment)
+            if segment.number >= last_needed and self._meets(facts):
                 self.met = True
                 return
             if facts.broken_at is not None:
                 self.reason = f"{segment.name(self.size)} holds valid WAL only up to {facts.broken_at}"
                 return
 
-    def _meets(self, facts: StoredSegment, events: Events) -> bool:
+    def _find_restore_point(self, events: Events, name: str) -> None:
+        """The server stops at the first one of that name, also where it cannot: before the backup's end."""
+        if self.found is None:
+            self.found = next(
+                (each for each in events.restore_points if each.name == name and each.lsn >= self.backup.start), None
+            )
+        if self.found is not None and self.found.lsn < self.backup.stop:
+            raise self._unreachable(
+                f"backup {self.backup.label} was still being made when '{name}' was set, and recovery would stop there",
+                hint="Take an earlier backup: --from LABEL.",
+            )
+
+    def _meets(self, facts: StoredSegment) -> bool:
         match self.request.target:
             case Immediate():
                 return True
             case AtLsn(lsn):
                 return facts.last_record is not None and facts.last_record >= lsn
-            case AtTime(moment):
-                return any(self._is_past(each.last_commit, moment) for each in (facts, *self.taken))
-            case AtRestorePoint(name):
-                return any(point.name == name and point.lsn >= self.backup.start for point in events.restore_points)
+            case AtTime():
+                return self.passed
+            case AtRestorePoint():
+                return self.found is not None
             case _:
                 return False
 
@@ -187,10 +212,11 @@ class _Way:
             raise self._unreachable(self.reason or "the backup's own WAL is not complete")
         target = self.request.target
         if self.met:
-            return self._result(target)
+            return self._result(target, *self._which_restore_point())
         obstacle = self.reason or self._gap()
         if obstacle is not None:
             raise self._unreachable(obstacle)
+        self._refuse_branch_without_wal()
         last = self.last_commit
         match target:
             case EndOfArchive():
@@ -198,9 +224,8 @@ class _Way:
             case AtXid():
                 return self._result(target, XID_NOTE)
             case AtTime(moment) if moment == last:
-                return self._result(
-                    EndOfArchive(), f"{format_time(moment)} is the last commit stored: recovered to the end"
-                )
+                note = f"{format_time(moment)} is the last commit stored: recovered to the end of what is stored now"
+                return self._result(self._last_record(), note)
             case AtTime():
                 said = (
                     "no commit is stored after the backup" if last is None else f"the last one is {format_time(last)}"
@@ -214,6 +239,31 @@ class _Way:
             case _:
                 end = self.taken[-1].segment.end(self.size)
                 raise self._unreachable(f"the stored WAL ends at {end}", hint="--at latest")
+
+    def _which_restore_point(self) -> list[str]:
+        found = self.found
+        if found is None:
+            return []
+        return [
+            f"restore point '{found.name}' of {format_time(found.time)}, at {found.lsn}: the first of that name after "
+            f"backup {self.backup.label}"
+        ]
+
+    def _last_record(self) -> RecoveryTarget:
+        """The end of what is stored now: what arrives before recovery gets there must not carry it further."""
+        last = self.taken[-1]
+        if last.last_record is None or self.inventory.index(last.segment).tail is not None:
+            return EndOfArchive()
+        return AtLsn(last.last_record)
+
+    def _refuse_branch_without_wal(self) -> None:
+        """Only the history of the target timeline is stored: its server has just begun to write it."""
+        last, goal = self.taken[-1].segment.timeline, self.history.timeline
+        if last != goal:
+            raise self._unreachable(
+                f"timeline {goal} has begun at {self.history.switch_point(last)}, but none of its WAL is stored yet",
+                hint=f"--timeline {last}; or try again when the server on timeline {goal} has archived a segment",
+            )
 
     @property
     def last_commit(self) -> datetime | None:
@@ -229,6 +279,12 @@ class _Way:
                 return f"WAL {'–'.join(names)} was never stored"
         return None
 
+    def _is_hole_behind(self) -> bool:
+        last = self.taken[-1].segment
+        if self.inventory.has(self.history.segment(last.number + 1, self.size)):
+            return False
+        return last.timeline != self.history.timeline or self._gap() is not None
+
     def _result(self, target: RecoveryTarget, *notes: str) -> RecoveryWal:
         return RecoveryWal(
             history=self.history,
@@ -237,6 +293,7 @@ class _Way:
             target=target,
             last_commit=self.last_commit,
             end=self.taken[-1].segment.end(self.size),
+            hole_behind=self._is_hole_behind(),
             notes=notes,
         )
 
@@ -252,11 +309,11 @@ class _Way:
              if isinstance(wanted, AtTime) and each.opens > wanted.moment), None)  # fmt: skip
         # A moment before the last commit that can be met: PostgreSQL wants to see a later one.
         nearest = None if before is None else before - timedelta(microseconds=1)
-        choices = (
-            [f'--at "{format_time(nearest)}" (last before)']
-            if nearest is not None and isinstance(wanted, AtTime)
-            else []
-        )
+        choices = []
+        if nearest is not None and isinstance(wanted, AtTime | EndOfArchive):
+            choices = [f'--at "{format_time(nearest)}" (last before)']
+        elif isinstance(wanted, EndOfArchive):
+            choices = [f"--from {self.backup.label} --at immediate"]
         choices += [f"≥ {format_time(after)} (first after)"] if after is not None else []
         return TargetUnreachable(
             f"{self.inventory.store.name} cannot be recovered to {wanted}: {reason}",

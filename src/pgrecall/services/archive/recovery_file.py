@@ -14,6 +14,7 @@ from pgrecall.errors import ValueInvalid
 RECOVERY_FILE = "pgrecall-recovery.json"
 SERVED_FILE = "pgrecall-served.json"
 """In pg_wal: the newest history that was served where restore wrote no path, or where the path may grow (standby)."""
+_TIMELINE_LENGTH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,12 @@ class RecoveryPath:
 
     system_identifier: int
     history: History
+    planned_to: str | None = None
+    """The first segment, by its name without the timeline, that the plan of the restore did not look at."""
+
+    def is_planned(self, name: str) -> bool:
+        """Whether the plan judged this segment's content; it did for all where nothing else is said."""
+        return self.planned_to is None or name[_TIMELINE_LENGTH:] < self.planned_to
 
     def encode(self) -> bytes:
         """The file's bytes; write them durably, before the server starts."""
@@ -29,6 +36,7 @@ class RecoveryPath:
             "timeline": self.history.timeline,
             "history": self.history.to_text(),
             "system_identifier": str(self.system_identifier),
+            "planned_to": self.planned_to,
         }
         return json.dumps(value, indent=1).encode() + b"\n"
 
@@ -46,6 +54,7 @@ class RecoveryPath:
         try:
             value = json.loads(data)
             history = History.parse(value["history"], int(value["timeline"]))
-            return cls(int(value["system_identifier"]), history)
-        except (ValueError, KeyError, TypeError) as error:
+            planned_to = value.get("planned_to")
+            return cls(int(value["system_identifier"]), history, None if planned_to is None else str(planned_to))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueInvalid(f"{file} cannot be understood: {error}") from error

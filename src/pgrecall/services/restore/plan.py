@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from pgrecall.domain.label import BackupLabel
-from pgrecall.domain.target import AtXid, EndOfArchive, RecoveryRequest
+from pgrecall.domain.target import EndOfArchive, RecoveryRequest
 from pgrecall.errors import DamageFound, NotThere, ObjectMissing, OwnerUnknown, PgrecallError, TargetUnreachable
 from pgrecall.postgres.recovery_settings import RecoveryAction
 from pgrecall.repository.catalog import BackupState, Catalog
@@ -233,10 +233,6 @@ def _notes(options: RestoreOptions, choice: Choice, second_copy: str | None, now
         notes.append("the backup brings its own WAL: nothing after its end can be recovered from it")
     if choice.commit.damaged_pages:
         notes.append(f"{choice.commit.damaged_pages} pages were corrupt in the source and come back as they were")
-    if isinstance(options.request.target, AtXid):
-        notes.append(
-            "whether the transaction is in the WAL shows only when replay meets it; else recovery ends in an error"
-        )
     if isinstance(options.request.target, EndOfArchive) and options.action is not RecoveryAction.PROMOTE:
         notes.append(f"--action {options.action} has no effect without a target: at the end of the WAL it promotes")
     if choice.commit.stopped > now:

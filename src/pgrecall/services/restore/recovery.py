@@ -64,7 +64,7 @@ def write_configuration(plan: RestorePlan, tree: RestoredTree, program: Program)
     auto = tree.read(os.fsencode(AUTO_CONF)) or b""
     tree.write(os.fsencode(AUTO_CONF), write_recovery_block(auto, settings), mode=mode, owner=owner)
     tree.write(os.fsencode(RECOVERY_SIGNAL), b"", mode=mode, owner=owner)
-    path_file = RecoveryPath(plan.commit.system_identifier, plan.wal.history)
+    path_file = RecoveryPath(plan.commit.system_identifier, plan.wal.history, _planned_to(plan))
     tree.write(SETTINGS_FILE, path_file.encode(), mode=mode, owner=owner)
     configured = Configured(read_configuration(tree.root), [*adapted.notes, *notes])
     configured.warnings += _missing_files(configured.tree, tree.root)
@@ -92,6 +92,7 @@ def _recovery_settings(plan: RestorePlan, inherited: ConfTree, program: Program)
         archive_command=archive,
         required=required,
         in_place_tablespaces=plan.in_place_tablespaces,
+        reads_ahead=not plan.wal.hole_behind,
         schedulers_off=schedulers,
     )
     if required:
@@ -101,6 +102,11 @@ def _recovery_settings(plan: RestorePlan, inherited: ConfTree, program: Program)
     if settings.is_clone and schedulers:
         notes.append("pg_cron's jobs are off in the clone (cron.launch_active_jobs)")
     return settings, notes
+
+
+def _planned_to(plan: RestorePlan) -> str:
+    """For `wal fetch`: what arrives after the plan was made may create tablespaces that nobody has judged."""
+    return plan.wal.segments[-1].next().name(plan.wal.segment_size)[8:]
 
 
 def _archiving(plan: RestorePlan, inherited: ConfTree, program: Program) -> tuple[str | None, list[str]]:
