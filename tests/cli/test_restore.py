@@ -115,10 +115,13 @@ def test_what_was_restored_starts_with_the_command_that_is_printed(
     done = pgrecall("restore", "cluster", "--to", str(tmp_path / "copy"), "--jobs", "1")
     assert done.returncode == 0, done.stderr
     assert "This is a CLONE: archiving is OFF. Were it the new primary: --become main" in done.stdout
-    start = done.stdout.splitlines()[-1].removeprefix("Start it").strip()
-    words = shlex.split(start)
+    told = {line[:11].strip(): line[11:].strip() for line in done.stdout.splitlines()}
+    words = shlex.split(told["Start it"])
     assert words[1:3] == ["-D", str(tmp_path / "copy")]
-    port = words[words.index("-o") + 1].removeprefix("-p ") if "-o" in words else "5432"
+    assert "-c hot_standby=off" in words[words.index("-o") + 1]
+    assert str(tmp_path / "copy/startup.log") in told["Progress"]
+    waiting = shlex.split(told["Then wait"])
+    port = waiting[waiting.index("-p") + 1]
     try:
         started = subprocess.run(words, capture_output=True, text=True, check=False, env=pgrecall.environment)
         assert started.returncode == 0, started.stdout + (tmp_path / "copy/startup.log").read_text()
@@ -132,9 +135,12 @@ def test_what_was_restored_starts_with_the_command_that_is_printed(
             "-U",
             "postgres",
         ]
-        wait = "do $$ begin while pg_is_in_recovery() loop perform pg_sleep(0.05); end loop; end $$"
+        waited = subprocess.run(
+            ["/bin/sh", "-c", told["Then wait"]], capture_output=True, text=True, check=False, env=pgrecall.environment
+        )
+        assert "accepting connections" in waited.stdout, waited.stderr
         answer = subprocess.run(
-            [*psql, "-c", wait, "-c", "select array_agg(n order by n) from t", "-c", "show archive_mode"],
+            [*psql, "-c", "select array_agg(n order by n) from t", "-c", "show archive_mode"],
             capture_output=True, text=True, check=False, env=pgrecall.environment,
         )  # fmt: skip
         assert answer.stdout.split() == ["{1,2,3}", "off"], answer.stderr

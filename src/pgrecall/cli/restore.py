@@ -196,3 +196,7 @@ def render(report: RestoreReport, zone: Zone) -> Iterator[Line]:
     for warning in report.warnings:
         yield (Span(f"{'Warning':<11}", "yellow"), warning)
     yield _row("Start it", report.start)
+    if report.wait is not None:
+        yield _row("Then wait", report.wait)
+        yield _row("", "(it takes no queries before its recovery has ended, so that nobody sees old rows)")
+    yield _row("Progress", f'in {report.log}: "restored log file", then "recovery stopping" or "redo done"')

@@ -14,12 +14,15 @@ from pgrecall.domain.lsn import Lsn
 from pgrecall.domain.target import AtTime, EndOfArchive
 from pgrecall.errors import BinariesNotFound
 from pgrecall.postgres.binaries import find_binaries
-from pgrecall.postgres.conffile import ConfTree, parse_int
+from pgrecall.postgres.conffile import ConfTree, parse_bool, parse_int
+from pgrecall.postgres.recovery_settings import RecoveryAction
 from pgrecall.services.restore.execute import RestoreDone
 from pgrecall.services.restore.plan import RestorePlan
 from pgrecall.services.restore.tree import directory_mode
 
 DEFAULT_PORT = 5432
+START_SECONDS = 86400
+"""pg_ctl waits that long; it needs no more than recovery's beginning, but a large directory is synced before that."""
 START_LOG = "startup.log"
 """What the start command names: the one place that the server's user can surely write."""
 SOCKET_DIRECTORIES = ("/tmp", "/var/run/postgresql", "/run/postgresql")
@@ -77,13 +80,17 @@ class PlanReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreReport:
-    """The result. `start`: the command that starts it, ready to be typed."""
+    """The result. `start`: the command that starts it, ready to be typed; `wait`: the shell line that returns when
+    recovery has ended (only where the server then opens), `log`: the file that shows its progress.
+    """
 
     plan: PlanReport
     files: int
     bytes: int
     took: float
     start: str
+    wait: str | None
+    log: Path
     port: int
     clone: bool
     notes: tuple[str, ...]
@@ -151,6 +158,8 @@ def report_done(done: RestoreDone) -> RestoreReport:
         bytes=done.bytes,
         took=done.took_seconds,
         start=start_command(plan, port if port != wanted else None),
+        wait=wait_command(plan, configured.tree, port) if _opens(plan) else None,
+        log=_log(plan, configured.tree),
         port=port,
         clone=plan.is_clone,
         notes=tuple(notes),
@@ -159,14 +168,40 @@ def report_done(done: RestoreDone) -> RestoreReport:
 
 
 def start_command(plan: RestorePlan, port: int | None) -> str:
-    """`pg_ctl … start`, by the user that owns the files, on another port where one is given."""
+    """`pg_ctl … start`, by the user that owns the files, on another port where one is given.
+
+    A server that will open takes no queries before: read-only connections in mid-recovery would show old rows.
+    """
     destination = plan.destination.path
-    words = [_program(plan), "-D", str(destination), "-l", str(destination / START_LOG)]
-    if port is not None:
-        words += ["-o", f"-p {port}"]
+    words = [_program(plan, "pg_ctl"), "-D", str(destination), "-l", str(destination / START_LOG)]
+    words += ["-t", str(START_SECONDS)]
+    options = ([f"-p {port}"] if port is not None else []) + (["-c hot_standby=off"] if _opens(plan) else [])
+    if options:
+        words += ["-o", " ".join(options)]
     command = shlex.join([*words, "start"])
     owner = plan.ownership.default
     return command if owner is None else f"runuser -u {shlex.quote(_user(owner[0]))} -- {command}"
+
+
+def wait_command(plan: RestorePlan, configured: ConfTree, port: int) -> str:
+    """pg_isready says 1 while the server recovers; pg_ctl itself does not wait for recovery's end (tried: 15, 18)."""
+    words = [_program(plan, "pg_isready")]
+    if configured.value("unix_socket_directories"):
+        words += [word for place in _socket_directories(configured)[:1] for word in ("-h", str(place))]
+    command = shlex.join([*words, "-p", str(port)])
+    return f"while {command} -q; [ $? = 1 ]; do sleep 1; done; {command}"
+
+
+def _log(plan: RestorePlan, configured: ConfTree) -> Path:
+    """Where the server tells what it recovers: the file of the start command, or the directory of its collector."""
+    if parse_bool(configured.value("logging_collector", "off").encode()):
+        return plan.destination.path / configured.value("log_directory", "log")
+    return plan.destination.path / START_LOG
+
+
+def _opens(plan: RestorePlan) -> bool:
+    """Whether it promotes at the end of its recovery, so that nobody needs to look at it before."""
+    return plan.options.action is RecoveryAction.PROMOTE or isinstance(plan.options.request.target, EndOfArchive)
 
 
 def configured_port(configured: ConfTree) -> int:
@@ -194,11 +229,11 @@ def _socket_directories(configured: ConfTree) -> list[Path]:
     return [Path(place) for place in places if place.startswith("/")]
 
 
-def _program(plan: RestorePlan) -> str:
+def _program(plan: RestorePlan, name: str) -> str:
     try:
-        return str(find_binaries(plan.manifest.cluster.version_num // 10000).program("pg_ctl"))
+        return str(find_binaries(plan.manifest.cluster.version_num // 10000).program(name))
     except BinariesNotFound:
-        return "pg_ctl"
+        return name
 
 
 def _server(plan: RestorePlan) -> str:
