@@ -4,6 +4,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -274,7 +275,9 @@ def _entries(fd: int, relations: bool) -> Iterator[tuple[bytes, "os.DirEntry[str
     with os.scandir(fd) as scan:
         entries = [(os.fsencode(entry.name), entry) for entry in scan]
     unlogged = unlogged_numbers(name for name, _ in entries) if relations else frozenset()
-    for name, entry in entries:
+    entries.reverse()
+    while entries:  # an entry that was given is forgotten, with the status that it keeps: there may be 100,000
+        name, entry = entries.pop()
         if not unlogged or not is_unlogged_content(name, unlogged):
             yield name, entry
 
@@ -289,8 +292,14 @@ def _kind(name: bytes, relations: bool) -> FileKind:
 
 
 def _file_item(name: bytes, status: os.stat_result, kind: FileKind) -> FileItem:
-    mode = stat.S_IMODE(status.st_mode)
-    return FileItem(name, status.st_size, status.st_mtime_ns, status.st_ino, mode, status.st_uid, status.st_gid, kind)
+    mode, uid, gid = map(_same, (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid))
+    return FileItem(name, status.st_size, status.st_mtime_ns, status.st_ino, mode, uid, gid, kind)
+
+
+@lru_cache(1024)
+def _same(number: int) -> int:
+    """One object for equal numbers: what 100,000 files share is held once."""
+    return number
 
 
 def _status(fd: int, name: bytes, *, follow: bool = True) -> os.stat_result | None:

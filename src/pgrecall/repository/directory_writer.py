@@ -99,14 +99,15 @@ class DirectoryWriter:
         with self._lock:
             files = np.frombuffer(bytes(self._files), FILE)
             starts = np.array(self._starts, np.int64).reshape(len(files), 4)
-            blocks = [self._block(files, starts, chosen) for chosen in self._cuts(files, starts)]
-            pointers = tuple(self._maps.put(block.encode(), self._parent_blocks) for block in blocks)
-            for block in blocks:
+            pointers = []
+            for chosen in self._cuts(files, starts):
+                block = self._block(files, starts, chosen)
+                pointers.append(self._maps.put(block.encode(), self._parent_blocks))
                 self._maps.need(block.packs())
             self._data = (bytearray(), bytearray(), bytearray(), bytearray())
         facts = self.facts
         size = int(files["size"].sum(dtype=np.int64))
-        return DirectoryEntry(facts.path, facts.mode, facts.owner, facts.group, len(files), size, pointers)
+        return DirectoryEntry(facts.path, facts.mode, facts.owner, facts.group, len(files), size, tuple(pointers))
 
     def _cuts(self, files: npt.NDArray[np.void], starts: npt.NDArray[np.int64]) -> Iterator[list[int]]:
         """Indexes of the files of each block, in the order of names."""
