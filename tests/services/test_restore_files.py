@@ -127,7 +127,7 @@ def test_a_place_outside_the_destination_gets_nothing_but_the_version_directory(
     reader = back_up({b"PG_VERSION": b"16\n", b"pg_tblspc/1/PG_16_202307071/5/1": b"rows", path: b"ssh-ed25519"})
     fields = {name: getattr(reader.manifest, name) for name in reader.manifest.__dataclass_fields__}
     with pytest.raises(ObjectDamaged, match="not PostgreSQL's"):
-        check_tablespaces(Manifest(**{**fields, "tablespaces": (Tablespace(1, b"/root/.ssh", False),)}))
+        check_tablespaces(Manifest(**{**fields, "tablespaces": (Tablespace(1, b"/space", False),)}))
 
 
 def test_data_is_written_in_joined_spans_and_zeros_not_at_all() -> None:

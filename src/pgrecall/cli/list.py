@@ -24,8 +24,8 @@ def command(run: Invocation) -> int:
     """Show the backups of a cluster, newest first.
 
     STATE is what may be said honestly: "complete" means that everything needed to recover is in the repository, WAL
-    included; "stored" that the bytes are there but something is wrong with them; "unfinished" that the run is at work
-    or was killed. Reading every byte is `pgrecall verify`.
+    included; "stored" that the bytes are there, but its WAL is not yet, or pages were corrupt in the source;
+    "unfinished" that the run is at work or was killed. Reading every byte is `pgrecall verify`.
 
     TO REACH is the earliest moment a backup can recover; an arrow means: and later ones, as far as WAL is stored
     (`pgrecall status`). NEW is what the run added to the repository, TOTAL what a restore writes.

@@ -19,6 +19,9 @@ from pgrecall.repository.columns import PackRef
 from pgrecall.repository.commit import MOST_SEEN, Commit, CommitDetails, SeenCommit, Tombstone, from_clear
 from pgrecall.repository.header import ObjectType
 from pgrecall.repository.layout import BACKUPS, commit_name, parse_backup_name
+from pgrecall.repository.manifest_reader import ManifestReader
+
+_UNFINISHED = "still running, or killed"
 
 
 class BackupState(StrEnum):
@@ -26,7 +29,7 @@ class BackupState(StrEnum):
     """A claim and nothing more: still running, or killed. Only the claim's beats could tell."""
     ABORTED = "aborted"
     STORED = "stored"
-    """All its bytes are there; its WAL is not yet, or pages were damaged in the source."""
+    """All its bytes are there, but its WAL is not yet (no commit then), or pages were corrupt in the source."""
     COMPLETE = "complete"
     UNREADABLE = "unreadable"
     """Its commit cannot be read: `problem` says why."""
@@ -35,10 +38,11 @@ class BackupState(StrEnum):
 @dataclass(frozen=True, slots=True)
 class BackupRecord:
     """One label. commit for backups that were committed, tombstone for aborted runs, problem for unreadable commits.
-    hash is the hash field of backup.json; authentic says that its MAC was checked."""
+    reason says why it is not complete. hash is the hash field of backup.json; authentic: its MAC was checked."""
 
     label: BackupLabel
     state: BackupState
+    reason: str | None = None
     commit: Commit | None = None
     tombstone: Tombstone | None = None
     hash: bytes | None = None
@@ -156,21 +160,41 @@ class Catalog:
 
     def _read(self, label: BackupLabel, there: set[str]) -> BackupRecord:
         if "backup.json" not in there:
-            return BackupRecord(label, BackupState.STORED if "manifest" in there else BackupState.UNFINISHED)
+            if "manifest" in there:
+                return BackupRecord(label, BackupState.STORED, self._waits_for(label))
+            return BackupRecord(label, BackupState.UNFINISHED, _UNFINISHED)
         name = commit_name(label)
         try:
             found = self._store.read(ObjectType.COMMIT, name)
             commit = from_clear(found.clear, label, name)
         except ObjectMissing:  # removed between the listing and now
-            return BackupRecord(label, BackupState.UNFINISHED)
+            return BackupRecord(label, BackupState.UNFINISHED, _UNFINISHED)
         except (DamageFound, FormatUnknown, KeyProblem) as error:
-            return BackupRecord(label, BackupState.UNREADABLE, problem=error)
+            return BackupRecord(
+                label, BackupState.UNREADABLE, f"its commit cannot be read: {error.message}", problem=error
+            )
         if isinstance(commit, Tombstone):
             return BackupRecord(
-                label, BackupState.ABORTED, tombstone=commit, hash=found.hash, authentic=found.authentic
+                label,
+                BackupState.ABORTED,
+                commit.reason,
+                tombstone=commit,
+                hash=found.hash,
+                authentic=found.authentic,
             )
-        state = BackupState.STORED if commit.damaged_pages else BackupState.COMPLETE
-        return BackupRecord(label, state, commit=commit, hash=found.hash, authentic=found.authentic)
+        state, reason = BackupState.COMPLETE, None
+        if bad := commit.damaged_pages:
+            state, reason = BackupState.STORED, f"{bad} corrupt page{'' if bad == 1 else 's'} in the source"
+        return BackupRecord(label, state, reason, commit=commit, hash=found.hash, authentic=found.authentic)
+
+    def _waits_for(self, label: BackupLabel) -> str:
+        """Which WAL a run without a commit lacks, from its first segment to its last, as its manifest tells."""
+        try:
+            manifest = ManifestReader.open(self._store, label).manifest
+        except (DamageFound, FormatUnknown, KeyProblem, ObjectMissing) as error:
+            return f"waits for WAL; which cannot be told: {error.message}"
+        first, last = manifest.start.wal, manifest.stop.wal
+        return f"waits for WAL {last}" if first == last else f"waits for WAL {first} to {last}"
 
 
 def _order(record: BackupRecord) -> tuple[bool, int, BackupLabel]:

@@ -22,7 +22,7 @@ from pgrecall.services.context import open_cluster
 
 
 class State(StrEnum):
-    """What may be said of a backup today; *proven* needs a drill, which this version does not have."""
+    """BackupState, with damage found since; *proven* needs a drill, which this version does not have."""
 
     COMPLETE = "complete"
     STORED = "stored"
@@ -47,6 +47,8 @@ class Backup:
     start_lsn: Lsn | None = None
     stop_lsn: Lsn | None = None
     version_num: int | None = None
+    restorable: bool = False
+    """It is committed: its WAL was there, too."""
     self_contained: bool = False
     """It brings its own WAL and recovers to its stop only."""
     total_bytes: int | None = None
@@ -184,6 +186,7 @@ def describe(record: BackupRecord, bad: frozenset[PackRef]) -> Backup:
         start_lsn=commit.start_lsn,
         stop_lsn=commit.stop_lsn,
         version_num=commit.version_num,
+        restorable=record.restorable,
         self_contained=commit.self_contained,
         total_bytes=commit.size,
         new_bytes=commit.stored,
@@ -194,21 +197,13 @@ def describe(record: BackupRecord, bad: frozenset[PackRef]) -> Backup:
 
 
 def _state(record: BackupRecord, bad: frozenset[PackRef]) -> tuple[State, str | None]:
-    commit = record.commit
-    if record.problem is not None:
-        return State.DAMAGED, f"its commit cannot be read: {record.problem.message}"
-    if record.tombstone is not None:
-        return State.ABORTED, record.tombstone.reason
-    if commit is None:
-        if record.state is BackupState.STORED:
-            return State.UNFINISHED, "its files are stored, its WAL is not yet; still running, or killed"
-        return State.UNFINISHED, "still running, or killed"
-    marked = sum(pack in commit.live for pack in bad)
+    """As the catalog judges it, unless packs that it needs are marked as damaged."""
+    marked = sum(pack in record.commit.live for pack in bad) if record.commit else 0
     if marked:
         return State.DAMAGED, f"{marked} of its packs are marked as damaged"
-    if commit.damaged_pages:
-        return State.STORED, f"{commit.damaged_pages} corrupt pages in the source"
-    return State.COMPLETE, None
+    if record.state is BackupState.UNREADABLE:
+        return State.DAMAGED, record.reason
+    return State(record.state.value), record.reason
 
 
 def _by_label(record: BackupRecord) -> BackupLabel:

@@ -99,7 +99,7 @@ def _status_or_failure(
 
 def cluster_status(store: ClusterStore, archiver: ArchiverState | None) -> ClusterStatus:
     backups = list_backups(store)
-    usable = [each for each in backups if each.state in (State.COMPLETE, State.STORED)]
+    usable = [each for each in backups if each.restorable and each.state is not State.DAMAGED]
     inventories = [WalInventory(store, identifier) for identifier in system_identifiers(store)]
     branches = tuple(
         _branch(each, inventory.segment_size)

@@ -36,7 +36,7 @@ def point(commit: Commit) -> BackupPoint:
 def choose_named(record: BackupRecord, reach: Reach) -> Choice:
     """The backup that `--from` names, also one that is only *stored*; TargetUnreachable if it does not lead there."""
     if record.commit is None:
-        why = record.problem.message if record.problem else str(record.state)
+        why = f"{record.state}: {record.reason}" if record.reason else str(record.state)
         raise BackupNotFound(f"{record.label} cannot be restored: {why}", label=str(record.label))
     return Choice(record.commit, record.state, reach(record.commit), ("named by --from",), ())
 

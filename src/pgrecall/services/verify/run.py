@@ -95,7 +95,7 @@ def _chosen_backups(catalog: Catalog, label: str | None) -> list[BackupRecord]:
         return list(catalog.restorable())
     record = catalog.find(label)
     if record.commit is None:
-        why = record.problem.message if record.problem else f"it is {record.state.value}"
+        why = f"it is {record.state}: {record.reason}"
         raise BackupNotFound(f"{record.label} is no backup that could be verified: {why}", hint="pgrecall verify")
     return [record]
 
