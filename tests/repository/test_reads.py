@@ -102,7 +102,7 @@ def test_a_node_list_or_node_in_anothers_place_is_refused() -> None:
         list(reader.nodes(swapped))
 
 
-def test_another_runs_table_is_refused() -> None:
+def test_another_runs_table_is_refused_and_its_packs_open_by_themselves() -> None:
     store = make_store()
     engine = TinyEngine(store)
     made = engine.back_up(FULL, {b"a": b"x"})
@@ -112,8 +112,10 @@ def test_another_runs_table_is_refused() -> None:
     table = builder.add(RunTable.of(other.number, []).encode())
     builder.close()
     wrong = replace(made.manifest, runs=(replace(made.manifest.runs[0], table=table, pack=hole),))
+    reader = ManifestReader(store, wrong)
     with pytest.raises(ObjectDamaged, match="holds the table of"):
-        ManifestReader(store, wrong).packs.opener(PackRef(FULL.number, 1))
+        reader.packs.table(FULL.number)
+    assert reader.packs.opener(PackRef(FULL.number, 1)).name.endswith("/00000001"), "by the pack's own header"
 
 
 def test_a_second_copy_that_names_another_place_than_its_own_is_passed_over() -> None:
