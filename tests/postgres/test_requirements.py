@@ -118,13 +118,11 @@ def test_a_foreign_archive_command_or_library_is_never_replaced() -> None:
         assert [change.name for change in changes] == ["wal_level"]
 
 
-def test_checksums_off_is_a_warning_and_worse_without_hint_logging() -> None:
+def test_checksums_off_is_a_warning_that_names_both_consequences() -> None:
     findings = review_settings(facts_with(checksums=False), mode=Mode.ARCHIVE)
     assert worst(findings) == [(Level.WARN, "data_checksums")]
-    assert "compare every page" in findings[0].why
-    assert "wal_log_hints = 'on'" in findings[0].cure_sql[0]
-    logged = review_settings(facts_with({"wal_log_hints": "on"}, checksums=False), mode=Mode.ARCHIVE)
-    assert logged[0].cure_sql == ()
+    assert "damage cannot be seen" in findings[0].why and "128 KiB" in findings[0].why
+    assert findings[0].cure is not None and "pg_checksums --enable" in findings[0].cure
 
 
 def test_backups_that_bring_their_wal_need_a_slot_and_are_said_to_be_moments_only() -> None:

@@ -159,8 +159,8 @@ def test_every_part_of_an_identity_counts_but_the_name_of_its_directory() -> Non
     for name, changed in changes.items():
         assert identity.differences(changed) == (name,)
     assert not identity.differences(replace(identity, data_directory="/mnt/pg"))
-    assert identity.lsn_proves_unchanged
-    assert not replace(identity, wal_log_hints=False).lsn_proves_unchanged
+    assert not identity.lsn_proves_unchanged
+    assert replace(identity, checksum_version=1).lsn_proves_unchanged
 
 
 def test_included_configuration_files_are_named(new_server: NewServer, tmp_path: Path) -> None:

@@ -72,11 +72,11 @@ def test_a_parent_ends_before_our_history_left_its_timeline(timeline: int, stop:
     ("same", "then", "now", "trusted"),
     [(True, True, True, True), (True, True, False, False), (True, False, True, False), (False, True, True, False)],
 )
-def test_lsns_prove_something_only_on_one_server_that_always_logged_hints(
+def test_lsns_prove_something_only_on_one_server_that_always_had_checksums(
     same: bool, then: bool, now: bool, trusted: bool
 ) -> None:
     difference = None if same else "postmaster_started"
-    trust = judge_trust(same_server=same, difference=difference, hints_logged_then=then, hints_logged_now=now)
+    trust = judge_trust(same_server=same, difference=difference, checksums_then=then, checksums_now=now)
     assert trust.page_lsn is trusted
     assert same or "postmaster_started" in trust.reason
 

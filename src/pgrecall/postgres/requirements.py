@@ -119,7 +119,7 @@ def review_settings(
         _review_wal_level(facts),
         *(_review_archiving(facts, archive_command, problem) if mode is Mode.ARCHIVE else _review_slot(facts)),
         *_review_damage_control(facts),
-        _review_hints(facts),
+        _review_checksums(facts),
         *_review_pending(facts),
     ]
     order = list(Level)
@@ -301,14 +301,11 @@ def _review_damage_control(facts: ServerFacts) -> list[Finding]:
     return found or [Finding(Level.OK, "durability", "fsync, full_page_writes and error handling are as shipped")]
 
 
-def _review_hints(facts: ServerFacts) -> Finding:
+def _review_checksums(facts: ServerFacts) -> Finding:
     if facts.data_checksums:
         return Finding(Level.OK, "data_checksums", "are on")
-    cure = "pg_checksums --enable (server stopped)"
-    if facts.enabled("wal_log_hints"):
-        return Finding(Level.WARN, "data_checksums", "are off, damage in the source cannot be seen", cure=cure)
-    why = "are off and so is wal_log_hints: damage cannot be seen, and increments compare every page's content"
-    return Finding(Level.WARN, "data_checksums", why, _cure(facts, "wal_log_hints", "on"), cure=cure)
+    why = "are off: damage cannot be seen, and increments store 128 KiB where a page changed"
+    return Finding(Level.WARN, "data_checksums", why, cure="pg_checksums --enable (server stopped)")
 
 
 def _review_pending(facts: ServerFacts) -> list[Finding]:

@@ -152,8 +152,8 @@ class ServerIdentity:
 
     @property
     def lsn_proves_unchanged(self) -> bool:
-        """Hint bits are WAL-logged, so that no page changes without a new LSN."""
-        return self.checksum_version != 0 or self.wal_log_hints
+        """Page checksums are on: hint bits are WAL-logged, and rot under an old LSN is noticed (decision 0007)."""
+        return self.checksum_version != 0
 
     def as_json(self) -> dict[str, Any]:
         """Numbers beyond 2^53 as text, the time in ISO 8601."""

@@ -57,8 +57,8 @@ def find_parent(
     trust = judge_trust(
         same_server=not difference,
         difference=f"changed since the parent: {difference}",
-        hints_logged_then=before is not None and before.lsn_proves_unchanged,
-        hints_logged_now=source.identity.lsn_proves_unchanged,
+        checksums_then=before is not None and before.lsn_proves_unchanged,
+        checksums_now=source.identity.lsn_proves_unchanged,
     )
     return reader, trust, (*choice.reasons, trust.reason)
 

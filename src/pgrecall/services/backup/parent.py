@@ -70,15 +70,13 @@ class Trust:
     reason: str
 
 
-def judge_trust(*, same_server: bool, difference: str | None, hints_logged_then: bool, hints_logged_now: bool) -> Trust:
-    """LSNs are trusted only over one uninterrupted run of one server that logs hint bits; else content decides.
+def judge_trust(*, same_server: bool, difference: str | None, checksums_then: bool, checksums_now: bool) -> Trust:
+    """LSNs are trusted only over one uninterrupted run of one server with page checksums; else content decides.
 
     difference names what makes this another server (identity of rule 5), None when same_server.
     """
     if not same_server:
         return Trust(False, f"content compared, page LSNs not trusted: {difference}")
-    if not (hints_logged_then and hints_logged_now):
-        return Trust(
-            False, "content compared, page LSNs not trusted: neither checksums nor wal_log_hints were on all the time"
-        )
+    if not (checksums_then and checksums_now):
+        return Trust(False, "content compared, page LSNs not trusted: page checksums were not on all the time")
     return Trust(True, "page LSNs show what changed inside a range")

@@ -16,7 +16,7 @@ from pgrecall.repository.directory_writer import DirectoryWriter
 from pgrecall.repository.fileblock import FileEntry
 from pgrecall.repository.manifest_reader import DirectoryIndex
 from pgrecall.repository.manifest_writer import ManifestWriter
-from pgrecall.repository.node import Node, NodeList
+from pgrecall.repository.node import Node, NodeList, NodeListBuilder
 from pgrecall.repository.pack import PackBuilder
 from pgrecall.services.backup.damage import SuspectPages
 from pgrecall.services.backup.earlier import EarlierFiles, is_same_file
@@ -194,11 +194,26 @@ class Worker:
         return entry, self._span(data, parent, earlier_entry, entry, path, 0, relation, flags)
 
     def store_bytes(self, writer: DirectoryWriter, item: FileItem, content: bytes) -> None:
-        """A file whose content was read by other means, at most 1 MiB; always stored whole."""
+        """A file whose content was read by other means; always stored whole."""
+        entry = self._file_entry(item, len(content), 0)
+        if len(content) > SMALL_FILE:
+            writer.add_large(entry, self._nodes_of(join(writer.facts.path, item.name), content))
+            return
         span = self._store.store_whole(memoryview(content))
         self._store.flush()
         result = span.result()
-        writer.add_small(self._file_entry(item, len(content), 0), result.ranges, result.extents)
+        writer.add_small(entry, result.ranges, result.extents)
+
+    def _nodes_of(self, path: bytes, content: bytes) -> NodeList:
+        nodes = NodeListBuilder(path)
+        for index, offset in enumerate(range(0, len(content), NODE_SIZE)):
+            data = memoryview(content)[offset : offset + NODE_SIZE]
+            span = self._store.store_whole(data)
+            self._store.flush()
+            result = span.result()
+            node = Node(path, offset, len(data), result.ranges, result.extents)
+            nodes.set(index, self._shared.manifest.put_node(node), result.extents.packs())
+        return nodes.build(len(content))
 
     # both -----------------------------------------------------------------------------------------------------------
     def _open(self, path: bytes, item: FileItem) -> int | None:
