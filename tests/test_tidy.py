@@ -16,12 +16,13 @@ LONGEST_FILE_LINES = 450
 BELOW: dict[str, set[str]] = {
     "errors": set(),
     "clock": set(),
+    "durable": {"errors"},
     "domain": {"errors"},
     "observe": {"errors", "clock", "domain"},
     "config": {"errors", "domain"},
-    "storage": {"errors", "clock", "domain", "observe"},
-    "postgres": {"errors", "clock", "domain", "observe", "storage"},
-    "repository": {"errors", "clock", "domain", "observe", "storage"},
+    "storage": {"errors", "clock", "durable", "domain", "observe"},
+    "postgres": {"errors", "clock", "durable", "domain", "observe", "storage"},
+    "repository": {"errors", "clock", "durable", "domain", "observe", "storage"},
 }
 BELOW["services"] = set(BELOW)
 BELOW["agent"] = set(BELOW)

@@ -1,12 +1,12 @@
 """Owns the key file of a database host (format.md §7): one cluster's keys, and what the host has pinned."""
 
 import os
-import secrets
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pgrecall.durable import create_whole, replace_whole
 from pgrecall.errors import KeyProblem, ObjectDamaged, Refused
 from pgrecall.repository import canonical
 from pgrecall.repository.fields import U32, Fields, base64_text
@@ -76,21 +76,9 @@ class HostKey:
 
 def write_host_key(path: Path, key: HostKey, *, replace: bool = False) -> None:
     """Create the file, readable by us alone, whole or not at all. Refused if it is there, unless `replace`."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    write = replace_whole if replace else create_whole
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(key.encode() + b"\n")
-                file.flush()
-                os.fsync(fd)
-            if replace:
-                temporary.replace(path)
-            else:
-                os.link(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        write(path, key.encode() + b"\n")
     except FileExistsError as error:
         raise Refused(
             f"{path} exists already",
@@ -143,11 +131,3 @@ def _secret(fields: Fields, name: str) -> bytes:
     if len(key) != KEY_SIZE:
         raise fields.damaged(name, f"{KEY_SIZE} bytes in base64")
     return key
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

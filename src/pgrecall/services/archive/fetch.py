@@ -4,9 +4,7 @@ PostgreSQL takes "absent" as the end of the archive and promotes (rule 7), and t
 child's is absent (rule 8). So absence is said only when the repository answered and stores nothing later on the way.
 """
 
-import contextlib
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,6 +14,7 @@ from pathlib import Path
 from pgrecall.clock import Clock
 from pgrecall.domain.timeline import History
 from pgrecall.domain.wal import WalSegment, is_backup_history_name, is_history_name, is_partial_name, is_segment_name
+from pgrecall.durable import replace_whole
 from pgrecall.errors import ObjectDamaged, ObjectMissing, PgrecallError, WalGap, WalNameInvalid, WalWithheld
 from pgrecall.postgres.walpage import check_segment_header
 from pgrecall.repository.cluster import ClusterStore
@@ -123,7 +122,7 @@ def _fetch_small(store: ClusterStore, request: FetchRequest) -> Fetched:
         return Fetched.ABSENT
     if request.keeps_served and is_history_name(request.name):
         _keep_served(request, data)
-    write_whole(request.target, data)
+    _write(request.target, data)
     return Fetched.FOUND
 
 
@@ -132,7 +131,7 @@ def _keep_served(request: FetchRequest, data: bytes) -> None:
     history = History.parse(data.decode("utf-8", "replace"), int(request.name[:8], 16))
     if request.history is None or history.timeline > request.history.timeline:
         served = RecoveryPath(request.system_identifier, history)
-        write_whole(request.target.parent / SERVED_FILE, served.encode())
+        _write(request.target.parent / SERVED_FILE, served.encode())
 
 
 def _fetch_segment(store: ClusterStore, request: FetchRequest) -> Fetched:
@@ -155,7 +154,7 @@ def _fetch_segment(store: ClusterStore, request: FetchRequest) -> Fetched:
         refuse_foreign_tablespaces(store, reader, segment, size, pgdata=request.pgdata)
     raw = read_raw(reader)
     check_segment_header(raw, system_id=request.system_identifier, segment=segment, size=size)
-    write_whole(request.target, raw)
+    _write(request.target, raw)
     return Fetched.FOUND
 
 
@@ -202,22 +201,6 @@ def _refuse_gap(store: ClusterStore, request: FetchRequest) -> None:
                 )
 
 
-def write_whole(target: Path, data: bytes) -> None:
-    """The target path holds all of data, durably, or what it held before."""
-    temporary = target.with_name(f"{target.name}.pgrecall")
-    try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(fd, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(fd)
-        temporary.replace(target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+def _write(target: Path, data: bytes) -> None:
+    """Under one name beside it: fetches that are killed must not fill pg_wal."""
+    replace_whole(target, data, temporary=f"{target.name}.pgrecall")

@@ -16,6 +16,7 @@ from typing import Any, Self
 from blake3 import blake3
 
 from pgrecall.clock import Clock
+from pgrecall.durable import create_whole, make_directories, replace_whole
 from pgrecall.errors import ObjectExists, ObjectMissing
 from pgrecall.repository.cluster import ClusterStore
 from pgrecall.repository.envelope import ObjectType
@@ -78,18 +79,13 @@ class OwnerState:
 
     @staticmethod
     def _create(file: Path) -> None:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = _write_beside(file, {"token": os.urandom(_TOKEN_BYTES).hex()})
+        make_directories(file.parent, mode=0o700)
+        token = _encoded({"token": os.urandom(_TOKEN_BYTES).hex()})
         try:
-            # Two first pushes at once: link() lets one token win. A file that cannot be read holds no token.
-            with contextlib.suppress(FileExistsError):
-                file.hardlink_to(temporary)
-                return
-            if not _is_readable(file):
-                temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
-            _sync_directory(file.parent)
+            create_whole(file, token)  # two first pushes at once: one token wins
+        except FileExistsError:
+            if not _is_readable(file):  # then it holds no token
+                replace_whole(file, token)
 
     def mark(self, topic: str, timeline: int) -> str | None:
         value = self._values.get(topic, {}).get(f"{timeline:08X}")
@@ -98,7 +94,7 @@ class OwnerState:
     def remember(self, topic: str, timeline: int, value: str) -> None:
         """The last writer wins; a lost mark costs one request."""
         self._values.setdefault(topic, {})[f"{timeline:08X}"] = value
-        _write_beside(self._file, self._values).replace(self._file)
+        replace_whole(self._file, _encoded(self._values))
 
 
 def claim(store: ClusterStore, state: OwnerState, directory: DataDirectory, system_identifier: int, timeline: int,
@@ -152,14 +148,8 @@ def _judge(state: OwnerState, timeline: int, owner: Owner) -> Standing:
     return Standing.OWNER
 
 
-def _write_beside(file: Path, values: dict[str, Any]) -> Path:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}-{os.urandom(4).hex()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as out:
-        json.dump(values, out)
-        out.flush()
-        os.fsync(fd)
-    return temporary
+def _encoded(values: dict[str, Any]) -> bytes:
+    return json.dumps(values).encode()
 
 
 def _is_readable(file: Path) -> bool:
@@ -167,11 +157,3 @@ def _is_readable(file: Path) -> bool:
         return "token" in json.loads(file.read_text("utf-8"))
     except (OSError, ValueError):
         return False
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -7,6 +7,7 @@ import os
 import tomllib
 from pathlib import Path
 
+from pgrecall.durable import replace_whole
 from pgrecall.errors import Refused
 
 HEAD = """\
@@ -65,22 +66,11 @@ def append(existing: str, section: str, path: Path) -> str:
     return text
 
 
-def write_whole(path: Path, text: str, *, mode: int) -> None:
-    """Replace the file, whole or not at all; an existing one keeps its mode and owner."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(fd)
-        before = path.stat() if path.exists() else None
-        temporary.chmod(before.st_mode & 0o7777 if before else mode)
-        if before is not None and os.geteuid() == 0:
-            os.chown(temporary, before.st_uid, before.st_gid)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def write_configuration(path: Path, text: str) -> None:
+    """Replace the file; an existing one keeps its mode and owner."""
+    before = path.stat() if path.exists() else None
+    owner = (before.st_uid, before.st_gid) if before is not None and os.geteuid() == 0 else None
+    replace_whole(path, text.encode(), mode=before.st_mode & 0o7777 if before else 0o644, owner=owner)
 
 
 def quoted(value: str | Path) -> str:

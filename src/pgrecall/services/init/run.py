@@ -14,13 +14,14 @@ from urllib.parse import unquote, urlsplit
 from pgrecall.clock import Clock
 from pgrecall.config import Settings, default_state_dir, load_settings
 from pgrecall.config_secret import read_secret_file
+from pgrecall.durable import create_whole, make_directories
 from pgrecall.errors import ConfigInvalid, PgrecallError, PostgresError, Refused, UsageError
 from pgrecall.postgres.requirements import program_problem
 from pgrecall.postgres.users import OsUser, is_root
 from pgrecall.repository.hostkey import HostKey, read_host_key, write_host_key
 from pgrecall.repository.keyring import new_identity
 from pgrecall.services.impersonate import as_user
-from pgrecall.services.init.config_text import append, cluster_section, new_file, write_whole
+from pgrecall.services.init.config_text import append, cluster_section, new_file, write_configuration
 from pgrecall.services.init.local import (
     LocalCluster,
     cluster_name,
@@ -140,7 +141,7 @@ def execute_init(plan: InitPlan, *, environ: Mapping[str, str], clock: Clock) ->
     joined = _join(plan, _secret(plan), clock)
     _write_key(plan, joined)
     if plan.config_text is not None:
-        write_whole(plan.request.config, plan.config_text, mode=0o644)
+        write_configuration(plan.request.config, plan.config_text)
     review, problem = None, None
     try:
         _prove_server_user_can_archive(plan, environ)
@@ -236,9 +237,9 @@ def _secret(plan: InitPlan) -> str | None:
 
 # Executing -----------------------------------------------------------------------------------------------------------
 def _make_directories(plan: InitPlan) -> None:
-    plan.request.config.parent.mkdir(parents=True, exist_ok=True)
-    plan.key_file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    plan.state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    make_directories(plan.request.config.parent)
+    make_directories(plan.key_file.parent, mode=0o755)
+    make_directories(plan.state_dir, mode=0o755)
     _own(plan.state_dir / plan.cluster, plan.local.owner, mode=0o700)
     repository = _local_directory(plan.url)
     if repository is not None and is_root() and not repository.exists():
@@ -246,7 +247,7 @@ def _make_directories(plan: InitPlan) -> None:
 
 
 def _own(directory: Path, owner: OsUser, *, mode: int) -> None:
-    directory.mkdir(mode=mode, parents=True, exist_ok=True)
+    make_directories(directory, mode=mode)
     if is_root():
         os.chown(directory, owner.uid, owner.gid)
 
@@ -275,11 +276,7 @@ def _join(plan: InitPlan, secret: str | None, clock: Clock) -> Joined:
 
 def _write_identity(plan: InitPlan) -> None:
     """Before the repository that it opens exists: killed in between, the next attempt finds and uses it."""
-    fd = os.open(plan.identity_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        file.write(f"# Opens the pgrecall repository at {plan.url}.\n{new_identity()}\n")
-        file.flush()
-        os.fsync(fd)
+    create_whole(plan.identity_file, f"# Opens the pgrecall repository at {plan.url}.\n{new_identity()}\n".encode())
 
 
 def _write_key(plan: InitPlan, joined: Joined) -> None:

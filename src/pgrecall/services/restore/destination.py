@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pgrecall.durable import sync_directory
 from pgrecall.errors import Busy, DestinationNotEmpty, DestinationRunning, Refused
 from pgrecall.services.restore.files import CONTROL_FILE, MARKER
 
@@ -188,14 +189,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def top_level(paths: Iterable[bytes]) -> tuple[str, ...]:

@@ -13,15 +13,13 @@ from dataclasses import dataclass, field
 from grp import getgrnam
 from pathlib import Path
 
+from pgrecall.durable import Owner, replace_at
 from pgrecall.errors import ObjectDamaged
 from pgrecall.repository.paths import quote, split
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-Owner = tuple[int, int]
-"""(user id, group id)"""
 
 
 def directory_mode(mode: int) -> int:
@@ -171,13 +169,10 @@ class RestoredTree:
         parent, name = split(path)
         if parent and not self._is_there(parent):
             self.make_directory(parent, 0o700, owner)
-        temporary = name + b".pgrecall"
         with self.directory(parent) as directory:
-            with self.new_file(directory, temporary, mode, owner) as fd:
-                write_all(fd, content, 0)
-                os.fsync(fd)
-            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-            os.fsync(directory)
+            replace_at(
+                directory, name, content, mode=file_mode(mode), owner=owner, temporary=name + b".pgrecall"
+            )  # prepare.py writes this name down before
 
     def _is_there(self, path: bytes) -> bool:
         try:
