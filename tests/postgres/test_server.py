@@ -2,7 +2,7 @@
 
 import shutil
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -115,12 +115,11 @@ def test_files_older_than_the_backups_start_are_refused(pg: ScratchServer) -> No
 
 
 @pytest.mark.newest
-def test_an_identity_survives_being_stored_and_a_restart_changes_it(pg: ScratchServer) -> None:
+def test_an_identity_stays_and_a_restart_changes_it(pg: ScratchServer) -> None:
     with connect(pg.conninfo()) as conn:
         before = identify(conn, pg.pgdata)
         again = identify(conn, pg.pgdata)
     assert not before.differences(again)
-    assert ServerIdentity.from_json(before.as_json()) == before
     assert before.lsn_proves_unchanged
     pg.restart()
     with connect(pg.conninfo()) as conn:
@@ -129,20 +128,18 @@ def test_an_identity_survives_being_stored_and_a_restart_changes_it(pg: ScratchS
 
 
 def test_every_part_of_an_identity_counts_but_the_name_of_its_directory() -> None:
-    identity = ServerIdentity.from_json(
-        {
-            "system_identifier": "7298000000000000041",
-            "host": "db1",
-            "data_directory": "/srv/pg",
-            "device": "64",
-            "inode": "12345678901234567",
-            "postmaster_started": "2026-11-20T01:00:03.123456+00:00",
-            "checksum_version": 0,
-            "wal_log_hints": True,
-            "page_size": 8192,
-            "relation_segment_pages": 131072,
-            "wal_segment_size": 16777216,
-        }
+    identity = ServerIdentity(
+        system_identifier=7298000000000000041,
+        host="db1",
+        data_directory="/srv/pg",
+        device=64,
+        inode=12345678901234567,
+        postmaster_started=datetime(2026, 11, 20, 1, 0, 3, 123456, tzinfo=UTC),
+        checksum_version=0,
+        wal_log_hints=True,
+        page_size=8192,
+        relation_segment_pages=131072,
+        wal_segment_size=16777216,
     )
     changes: dict[str, ServerIdentity] = {
         "system_identifier": replace(identity, system_identifier=1),

@@ -159,7 +159,10 @@ def test_a_server_configured_outside_comes_back_as_a_directory_that_starts_plain
     protected.server.execute("create table t (n int)", "insert into t values (1)")
     protected.backup()
     pid = (etc / "main.pid").read_text()
-    done = protected.restore(protected.plan(tmp_path / "copy"))
+    plan = protected.plan(tmp_path / "copy")
+    assert plan.manifest.cluster.other["config_file"] == str(etc / "postgresql.conf")
+    assert plan.manifest.cluster.other["ident_file"] == str(etc / "pg_ident.conf")
+    done = protected.restore(plan)
     assert done.configured.warnings == []
     copy = open_server(tmp_path / "copy", isolated=False).start()
     copy.wait_promoted()

@@ -14,7 +14,7 @@ from pgrecall.repository.columns import NODE_SIZE, RANGE_SIZE, SMALL_FILE, Chunk
 from pgrecall.repository.directory_writer import DirectoryFacts
 from pgrecall.repository.extents import Extents, Piece, Ranges
 from pgrecall.repository.fileblock import FileEntry, StoredFile
-from pgrecall.repository.manifest import BackupFacts, BackupPoint, ClusterFacts, ServerFacts
+from pgrecall.repository.manifest import BackupFacts, BackupPoint, ClusterFacts, SourceServer
 from pgrecall.repository.manifest_reader import ManifestReader, node_span
 from pgrecall.repository.manifest_writer import ManifestWriter, WrittenManifest
 from pgrecall.repository.node import Node, NodeList, NodeListBuilder
@@ -63,8 +63,13 @@ def facts(run: BackupLabel, parent: BackupLabel | None = None) -> BackupFacts:
             max_locks_per_transaction=64,
             other={"cluster_name": "main"},
         ),
-        server=ServerFacts(
-            host="db1", data_directory="/var/lib/pg", device=1 << 60, inode=7, postmaster_start=run.moment
+        server=SourceServer(
+            host="db1",
+            data_directory="/var/lib/pg",
+            device=1 << 60,
+            inode=7,
+            postmaster_start=run.moment,
+            checksum_version=1,
         ),
         start=point,
         stop=point,

@@ -2,11 +2,10 @@
 
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
 
 from pgrecall.clock import Clock
 from pgrecall.domain.lsn import Lsn
@@ -146,47 +145,14 @@ class ServerIdentity:
 
     def differences(self, other: "ServerIdentity") -> tuple[str, ...]:
         """Names of what differs, for the reason that a run gives when it compares everything."""
-        mine, theirs = self.as_json(), other.as_json()
+        names = (each.name for each in fields(self))
         # The path is a name for device and inode.
-        return tuple(name for name in mine if name != "data_directory" and mine[name] != theirs[name])
+        return tuple(name for name in names if name != "data_directory" and getattr(self, name) != getattr(other, name))
 
     @property
     def lsn_proves_unchanged(self) -> bool:
         """Page checksums are on: hint bits are WAL-logged, and rot under an old LSN is noticed (decision 0007)."""
         return self.checksum_version != 0
-
-    def as_json(self) -> dict[str, Any]:
-        """Numbers beyond 2^53 as text, the time in ISO 8601."""
-        return {
-            "system_identifier": str(self.system_identifier),
-            "host": self.host,
-            "data_directory": self.data_directory,
-            "device": str(self.device),
-            "inode": str(self.inode),
-            "postmaster_started": self.postmaster_started.astimezone(UTC).isoformat(timespec="microseconds"),
-            "checksum_version": self.checksum_version,
-            "wal_log_hints": self.wal_log_hints,
-            "page_size": self.page_size,
-            "relation_segment_pages": self.relation_segment_pages,
-            "wal_segment_size": self.wal_segment_size,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """KeyError, TypeError or ValueError when it is not what as_json wrote."""
-        return cls(
-            system_identifier=int(data["system_identifier"]),
-            host=str(data["host"]),
-            data_directory=str(data["data_directory"]),
-            device=int(data["device"]),
-            inode=int(data["inode"]),
-            postmaster_started=datetime.fromisoformat(data["postmaster_started"]),
-            checksum_version=int(data["checksum_version"]),
-            wal_log_hints=bool(data["wal_log_hints"]),
-            page_size=int(data["page_size"]),
-            relation_segment_pages=int(data["relation_segment_pages"]),
-            wal_segment_size=int(data["wal_segment_size"]),
-        )
 
 
 def read_facts(conn: Connection) -> ServerFacts:

@@ -37,14 +37,18 @@ class ClusterFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerFacts:
-    """Which server this was: rule 5 compares it with the next run's. inode and device are of the data directory."""
+class SourceServer:
+    """Which server this was: with what `ClusterFacts` holds, all that rule 5 compares with the next run's.
+
+    inode and device are of the data directory, checksum_version is pg_control's (0: none).
+    """
 
     host: str
     data_directory: str
     device: int
     inode: int
     postmaster_start: datetime | None
+    checksum_version: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +137,7 @@ class BackupFacts:
     label: BackupLabel
     parent: BackupLabel | None
     cluster: ClusterFacts
-    server: ServerFacts
+    server: SourceServer
     start: BackupPoint
     stop: BackupPoint
     backup_label: bytes

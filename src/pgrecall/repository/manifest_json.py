@@ -18,7 +18,7 @@ from pgrecall.repository.manifest import (
     PackKeyhole,
     RunEntry,
     Scalar,
-    ServerFacts,
+    SourceServer,
     Tablespace,
 )
 from pgrecall.repository.paths import OUTSIDE, check_directory, check_name, check_path, quote, split, unquote
@@ -39,6 +39,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
                 "device": str(manifest.server.device),
                 "inode": str(manifest.server.inode),
                 "postmaster_start": time_text(start) if (start := manifest.server.postmaster_start) else None,
+                "checksum_version": manifest.server.checksum_version,
             },
             "start": _point_json(manifest.start),
             "stop": _point_json(manifest.stop) | {"archived": manifest.stop.archived},
@@ -156,13 +157,14 @@ def _power(fields: Fields, name: str, low: int, high: int) -> int:
     return value
 
 
-def _server(fields: Fields) -> ServerFacts:
-    return ServerFacts(
+def _server(fields: Fields) -> SourceServer:
+    return SourceServer(
         host=fields.text("host"),
         data_directory=fields.text("data_directory"),
         device=fields.decimal("device"),
         inode=fields.decimal("inode"),
         postmaster_start=fields.optional("postmaster_start", fields.time),
+        checksum_version=fields.integer("checksum_version", 0, U32),
     )
 
 

@@ -1,17 +1,18 @@
 """Owns turning what the server said into what the manifest keeps, and back into the identity to compare."""
 
-import json
-
 from pgrecall.postgres.backup_session import StartPoint, StopResult
 from pgrecall.postgres.control import ControlFile
 from pgrecall.postgres.listing import Listing
 from pgrecall.postgres.server import ServerFacts, ServerIdentity
 from pgrecall.repository import manifest as stored
 
-IDENTITY = "identity"
+_OTHER = (
+    "archive_mode", "cluster_name", "config_file", "hba_file", "ident_file", "server_encoding",
+    "shared_preload_libraries",
+)  # fmt: skip
 
 
-def cluster_facts(facts: ServerFacts, control: ControlFile, identity: ServerIdentity) -> stored.ClusterFacts:
+def cluster_facts(facts: ServerFacts, control: ControlFile) -> stored.ClusterFacts:
     return stored.ClusterFacts(
         system_identifier=facts.system_identifier,
         postgres_version=facts.version,
@@ -31,33 +32,39 @@ def cluster_facts(facts: ServerFacts, control: ControlFile, identity: ServerIden
         max_prepared_transactions=control.max_prepared_xacts,
         max_locks_per_transaction=control.max_locks_per_xact,
         track_commit_timestamp=control.track_commit_timestamp,
-        other={
-            "archive_mode": facts.setting("archive_mode"),
-            "cluster_name": facts.setting("cluster_name"),
-            "server_encoding": facts.setting("server_encoding"),
-            "shared_preload_libraries": facts.setting("shared_preload_libraries"),
-            IDENTITY: json.dumps(identity.as_json()),
-        },
+        other={name: facts.setting(name) for name in _OTHER},
     )
 
 
-def server_facts(identity: ServerIdentity) -> stored.ServerFacts:
-    return stored.ServerFacts(
+def source_server(identity: ServerIdentity) -> stored.SourceServer:
+    return stored.SourceServer(
         host=identity.host,
         data_directory=identity.data_directory,
         device=identity.device,
         inode=identity.inode,
         postmaster_start=identity.postmaster_started,
+        checksum_version=identity.checksum_version,
     )
 
 
 def stored_identity(manifest: stored.Manifest) -> ServerIdentity | None:
-    """The identity of the server that a backup was made from; None when it was not kept in a form that we know."""
-    text = manifest.cluster.other.get(IDENTITY)
-    try:
-        return ServerIdentity.from_json(json.loads(text)) if isinstance(text, str) else None
-    except (ValueError, KeyError, TypeError):
+    """The identity of the server that a backup was made from; None when its start was not kept."""
+    cluster, server = manifest.cluster, manifest.server
+    if server.postmaster_start is None:
         return None
+    return ServerIdentity(
+        system_identifier=cluster.system_identifier,
+        host=server.host,
+        data_directory=server.data_directory,
+        device=server.device,
+        inode=server.inode,
+        postmaster_started=server.postmaster_start,
+        checksum_version=server.checksum_version,
+        wal_log_hints=cluster.wal_log_hints,
+        page_size=cluster.page_size,
+        relation_segment_pages=cluster.relation_segment_pages,
+        wal_segment_size=cluster.wal_segment_size,
+    )
 
 
 def start_point(start: StartPoint) -> stored.BackupPoint:

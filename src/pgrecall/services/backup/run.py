@@ -242,8 +242,8 @@ class _Run:
         facts = BackupFacts(
             label=self.label,
             parent=self.parent.manifest.label if self.parent else None,
-            cluster=convert.cluster_facts(source.facts, source.control, source.identity),
-            server=convert.server_facts(source.identity),
+            cluster=convert.cluster_facts(source.facts, source.control),
+            server=convert.source_server(source.identity),
             start=convert.start_point(self.start),
             stop=convert.stop_point(stop, archived=not source.carries_wal),
             backup_label=stop.backup_label,
