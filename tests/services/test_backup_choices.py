@@ -8,6 +8,7 @@ import pytest
 from pgrecall.domain.label import BackupKind, BackupLabel
 from pgrecall.domain.lsn import Lsn
 from pgrecall.domain.timeline import History, HistoryEntry
+from pgrecall.domain.wal import WalSegment, segments_between
 from pgrecall.postgres.listing import DirectoryItem, FileItem, FileKind
 from pgrecall.repository.columns import NODE_SIZE, SMALL_FILE
 from pgrecall.repository.directory_writer import DirectoryFacts
@@ -15,6 +16,7 @@ from pgrecall.repository.manifest_writer import ManifestWriter
 from pgrecall.repository.pack import PackNumbers
 from pgrecall.services.backup.parent import Candidate, choose_parent, judge_trust
 from pgrecall.services.backup.units import BATCH_BYTES, BATCH_FILES, BatchUnit, NodeUnit, Unit, units_of
+from pgrecall.services.backup.wal import names_needed
 from tests.support.tiny_engine import label, make_store
 
 SYSTEM = 7
@@ -89,6 +91,12 @@ def units(*sizes: int) -> list[Unit]:
         for number, size in enumerate(sizes, 1000)
     ]
     return list(units_of(DirectoryItem(b"base/5", 0o700, 0, 0, files), writer))
+
+
+def test_a_backup_of_a_later_timeline_is_complete_only_with_every_history_on_its_way() -> None:
+    size = 1 << 20
+    needed = names_needed(list(segments_between(3, START, Lsn(size + 1), size)), FORKED, size)
+    assert needed == ["00000002.history", "00000003.history", WalSegment(3, 0).name(size), WalSegment(3, 1).name(size)]
 
 
 def test_every_byte_of_a_large_file_is_in_exactly_one_unit() -> None:

@@ -1,10 +1,12 @@
 """Servers as people have them: linked, nested, crashed, with transactions left prepared; clones of subscribers."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
 import pytest
 
+from pgrecall.errors import WrongCluster
 from pgrecall.postgres.scratch import InitOptions
 from tests.conftest import NewServer, OpenServer
 from tests.support.cluster import table_fingerprints
@@ -53,6 +55,17 @@ def test_a_server_with_everything_unusual_comes_back_from_every_backup(
                 copy.execute("commit prepared 'waiting'", "insert into u (n) values (2)")
                 assert copy.query("select n from p union all select n from u") == [(1,), (2,)]
                 assert copy.pgdata.stat().st_mode & 0o777 == 0o750
+
+
+def test_a_backup_never_mixes_one_server_s_session_with_another_directory_s_files(
+    new_server: NewServer, open_server: OpenServer, tmp_path: Path
+) -> None:
+    with Cycle.running(new_server, open_server, tmp_path) as cycle:
+        shutil.copytree(cycle.server.pgdata, tmp_path / "elsewhere", symlinks=True)  # its postmaster.pid, too
+        mistaken = dataclasses.replace(cycle.request(), pgdata=tmp_path / "elsewhere")
+        with pytest.raises(WrongCluster):
+            cycle.backup(mistaken)
+        assert cycle.states() == {}
 
 
 def test_a_clone_of_a_subscriber_takes_nothing_from_the_publisher(

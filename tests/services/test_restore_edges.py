@@ -96,6 +96,15 @@ def test_an_older_backup_that_brings_its_own_wal_is_recovered_to_its_end(
     assert rows(tmp_path / "copy", open_server) == [1]
 
 
+def test_a_library_that_the_server_preloads_and_this_host_lacks_is_named(protected: Protected, tmp_path: Path) -> None:
+    with (protected.server.pgdata / "postgresql.conf").open("a") as settings:
+        settings.write("shared_preload_libraries = 'pg_not_here, \"$libdir/pgoutput\"'\n")
+    protected.backup()
+    done = protected.restore(protected.plan(tmp_path / "copy"))
+    (warning,) = done.configured.warnings
+    assert "pg_not_here" in warning
+
+
 def test_a_restore_point_set_while_a_backup_is_made_is_reached_from_the_one_before(
     protected: Protected, tmp_path: Path
 ) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from pgrecall.errors import ObjectDamaged
+from pgrecall.errors import BinariesNotFound, ObjectDamaged
+from pgrecall.postgres.binaries import find_binaries
 from pgrecall.postgres.conffile import AUTO_CONF, ConfTree, read_configuration
 from pgrecall.postgres.control import ControlFile
 from pgrecall.postgres.recovery_settings import (
@@ -68,6 +69,7 @@ def write_configuration(plan: RestorePlan, tree: RestoredTree, program: Program)
     tree.write(SETTINGS_FILE, path_file.encode(), mode=mode, owner=owner)
     configured = Configured(read_configuration(tree.root), [*adapted.notes, *notes])
     configured.warnings += _missing_files(configured.tree, tree.root)
+    configured.warnings += _missing_libraries(configured.tree, plan.manifest.cluster.version_num // 10000)
     return configured
 
 
@@ -189,6 +191,24 @@ def _missing_files(configured: ConfTree, root: Path) -> list[str]:
         else:
             found.append(f"log_directory = {log}: the restored server writes its log beside the original's")
     return found
+
+
+def _missing_libraries(configured: ConfTree, major: int) -> list[str]:
+    """Libraries that the server preloads and that this host's server lacks: without them it does not start."""
+    names = [name.strip().strip('"') for name in configured.value("shared_preload_libraries").split(",")]
+    try:
+        place = find_binaries(major).config("pkglibdir")
+    except BinariesNotFound:
+        return []
+    missing = []
+    for name in names if not configured.value("dynamic_library_path") else ():
+        path = Path(place, name.replace("$libdir", place))
+        if name and not (path.exists() or Path(f"{path}.so").exists()):
+            missing.append(
+                f"shared_preload_libraries names {name}, which is not in {place}: install it, or take it out of the "
+                "list if nothing in the WAL needs it"
+            )
+    return missing
 
 
 def _group_reads(tree: RestoredTree) -> bool:
