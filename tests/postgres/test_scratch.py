@@ -7,8 +7,9 @@ import pytest
 
 from pgrecall.errors import ScratchFailed
 from pgrecall.postgres.binaries import Binaries
+from pgrecall.postgres.conffile import unquote
 from pgrecall.postgres.processes import descendants, is_alive
-from pgrecall.postgres.scratch import InitOptions, ScratchServer, isolation
+from pgrecall.postgres.scratch import InitOptions, ScratchServer, isolation, quote_setting
 from tests.conftest import NewServer, OpenServer
 from tests.support.cluster import amcheck, checksums_are_good, pgbench_running, table_fingerprints
 
@@ -109,3 +110,9 @@ def test_load_runs_in_the_background_and_ends_with_the_block(pg: ScratchServer) 
 def test_sockets_are_private(pg: ScratchServer) -> None:
     assert pg.socket_dir.stat().st_mode & 0o777 == 0o700
     assert len(os.fsencode(pg.socket_dir)) < 100
+
+
+def test_a_setting_is_quoted_as_the_server_reads_it() -> None:
+    assert quote_setting(True) == "on"
+    assert quote_setting(7) == "7"
+    assert unquote(quote_setting("C:\\new 'wal'").encode()) == b"C:\\new 'wal'"

@@ -14,8 +14,8 @@ from pgrecall.repository import agefile
 from pgrecall.repository.catalog import Catalog
 from pgrecall.repository.columns import PackRef
 from pgrecall.repository.commit import CommitDetails
+from pgrecall.repository.marks import read_bad_marks
 from pgrecall.services.backup.committing import make_commit
-from pgrecall.services.backup.marks import read_bad_marks
 from pgrecall.services.verify.memory import MemoryBudget
 from pgrecall.services.verify.report import Finding, Kind, VerifyReport
 from pgrecall.services.verify.run import VerifyRequest, verify

@@ -14,13 +14,13 @@ from pgrecall.domain.label import BackupKind, BackupLabel
 from pgrecall.domain.lsn import Lsn
 from pgrecall.domain.wal import is_segment_name
 from pgrecall.domain.window import BackupPoint
-from pgrecall.postgres.control import read_control
+from pgrecall.postgres.control import read_control, read_system_identifier
 from pgrecall.postgres.scratch import ScratchServer
 from pgrecall.repository.cluster import ClusterStore, SystemIdentity
 from pgrecall.repository.hostkey import write_host_key
 from pgrecall.repository.repository import Repository
 from pgrecall.services.archive.inventory import WalInventory
-from pgrecall.services.archive.push import PushResult, push_wal, read_system_identifier
+from pgrecall.services.archive.push import PushResult, push_wal
 from pgrecall.storage.posix import PosixStorage
 
 SOURCE = Path(__file__).parents[2] / "src"

@@ -5,6 +5,7 @@ PG_CONTROL_VERSION: 1300 (PostgreSQL 13 to 16), 1700 (17: wal_level in the check
 """
 
 import struct
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
@@ -230,6 +231,12 @@ def wal_level_name(number: int) -> str:
     if not 0 <= number < len(WAL_LEVELS):
         raise ControlFileDamaged(f"{number} is no wal_level")
     return WAL_LEVELS[number]
+
+
+def read_system_identifier(pgdata: Path) -> int:
+    """The first field of pg_control in every version; it never changes, so it is never torn."""
+    with (pgdata / CONTROL_FILE).open("rb") as control:
+        return int.from_bytes(control.read(8), sys.byteorder)
 
 
 def read_control(pgdata: Path, *, clock: Clock) -> ControlFile:

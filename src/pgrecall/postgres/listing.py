@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal, NamedTuple
 
-OUTSIDE_DIRECTORY = b"\0outside"
-
 
 class FileKind(IntEnum):
     """How a backup treats a file."""

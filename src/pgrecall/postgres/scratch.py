@@ -20,6 +20,7 @@ from psycopg.conninfo import make_conninfo
 from pgrecall.clock import Clock, SystemClock
 from pgrecall.errors import Refused, ScratchFailed
 from pgrecall.postgres.binaries import Binaries
+from pgrecall.postgres.conffile import quote
 from pgrecall.postgres.processes import descendants, is_alive
 
 StopMode = Literal["smart", "fast", "immediate"]
@@ -360,7 +361,7 @@ def quote_setting(value: str | int | bool) -> str:
         return "on" if value else "off"
     if isinstance(value, int):
         return str(value)
-    return "'" + value.replace("'", "''") + "'"
+    return quote(value).decode("utf-8", "surrogateescape")
 
 
 def _environment_without_postgres() -> dict[str, str]:

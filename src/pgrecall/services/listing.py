@@ -15,8 +15,8 @@ from pgrecall.repository.catalog import BackupRecord, BackupState, Catalog
 from pgrecall.repository.cluster import ClusterStore, SystemIdentity
 from pgrecall.repository.columns import PackRef
 from pgrecall.repository.commit import Commit, CommitDetails
-from pgrecall.repository.layout import BAD_MARKS, parse_run_name
 from pgrecall.repository.manifest import Manifest
+from pgrecall.repository.marks import read_bad_marks
 from pgrecall.repository.recovery import open_manifest
 from pgrecall.services.context import open_cluster
 
@@ -133,7 +133,7 @@ def _systems(store: ClusterStore) -> tuple[SystemIdentity, ...]:
 
 def list_backups(store: ClusterStore) -> tuple[Backup, ...]:
     """Newest first."""
-    bad = bad_packs(store)
+    bad = read_bad_marks(store)
     return tuple(describe(record, bad) for record in sorted(Catalog(store).backups(), key=_by_label, reverse=True))
 
 
@@ -141,7 +141,7 @@ def show_backup(store: ClusterStore, label: str) -> BackupDetails:
     """BackupNotFound, ValueInvalid for an ambiguous beginning. What is damaged is told, not raised."""
     catalog = Catalog(store)
     record = catalog.find(label)
-    bad = bad_packs(store)
+    bad = read_bad_marks(store)
     warnings: list[str] = []
     details = manifest = None
     if record.commit is not None:
@@ -162,12 +162,6 @@ def show_backup(store: ClusterStore, label: str) -> BackupDetails:
         bad_packs=needed,
         warnings=tuple(warnings),
     )
-
-
-def bad_packs(store: ClusterStore) -> frozenset[PackRef]:
-    """Packs that somebody found damaged and marked."""
-    places = (parse_run_name(info.key) for info in store.list(BAD_MARKS))
-    return frozenset(PackRef(place[0].number, place[1]) for place in places if place is not None)
 
 
 def describe(record: BackupRecord, bad: frozenset[PackRef]) -> Backup:

@@ -16,13 +16,13 @@ from pgrecall.domain.timeline import History
 from pgrecall.domain.wal import WalSegment, is_backup_history_name, is_history_name, is_partial_name, is_segment_name
 from pgrecall.durable import replace_whole
 from pgrecall.errors import ObjectDamaged, ObjectMissing, PgrecallError, WalGap, WalNameInvalid, WalWithheld
+from pgrecall.postgres.control import read_system_identifier
 from pgrecall.postgres.walpage import check_segment_header
 from pgrecall.repository.cluster import ClusterStore
 from pgrecall.repository.envelope import ObjectType
 from pgrecall.repository.layout import parse_wal_name, wal_name, wal_prefix
 from pgrecall.services.archive.inventory import WalInventory
 from pgrecall.services.archive.presence import require_presence
-from pgrecall.services.archive.push import read_system_identifier
 from pgrecall.services.archive.recovery_file import SERVED_FILE, RecoveryPath
 from pgrecall.services.archive.replay_guard import refuse_foreign_tablespaces
 from pgrecall.services.archive.segment import read_raw

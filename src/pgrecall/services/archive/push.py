@@ -20,6 +20,7 @@ from pgrecall.domain.wal import (
     is_segment_name,
 )
 from pgrecall.errors import ObjectExists, WalConflict, WalForked, WalInvalid, WalNameInvalid, WrongCluster
+from pgrecall.postgres.control import read_system_identifier
 from pgrecall.postgres.walpage import check_segment_header, read_segment_identity
 from pgrecall.postgres.walscan import SegmentFacts, scan_segment
 from pgrecall.repository.cluster import ClusterStore
@@ -75,12 +76,6 @@ def push_wal(
     if is_backup_history_name(path.name):
         return push.note()
     raise WalNameInvalid(f"'{path.name}' is no name of a file that PostgreSQL archives", name=path.name)
-
-
-def read_system_identifier(pgdata: Path) -> int:
-    """The first field of pg_control in every version; it never changes, so it is never torn."""
-    with (pgdata / "global/pg_control").open("rb") as control:
-        return int.from_bytes(control.read(8), "little")
 
 
 @dataclass

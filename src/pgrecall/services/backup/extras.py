@@ -6,8 +6,9 @@ from pathlib import Path
 
 from pgrecall.errors import FileUnreadable
 from pgrecall.postgres.control import CONTROL_FILE, read_control_bytes
-from pgrecall.postgres.listing import OUTSIDE_DIRECTORY, FileItem, FileKind, Listing
+from pgrecall.postgres.listing import FileItem, FileKind, Listing
 from pgrecall.repository.directory_writer import DirectoryFacts, DirectoryWriter
+from pgrecall.repository.paths import OUTSIDE
 from pgrecall.services.backup.worker import Shared, Worker
 
 CONTROL_DIRECTORY = CONTROL_FILE.rpartition("/")[0].encode()
@@ -19,7 +20,7 @@ def store_extras(worker: Worker, shared: Shared, listing: Listing, shared_catalo
     if listing.outside:
         root = listing.directories[0]
         owner, group = shared.principals.user(root.uid), shared.principals.group(root.gid)
-        writer = shared.manifest.directory(DirectoryFacts(OUTSIDE_DIRECTORY, OUTSIDE_MODE, owner, group))
+        writer = shared.manifest.directory(DirectoryFacts(OUTSIDE, OUTSIDE_MODE, owner, group))
         for outside in listing.outside:
             worker.store_bytes(writer, outside.file, _read(outside.source))
         shared.manifest.finish_directory(writer)

@@ -1,15 +1,10 @@
-"""Owns what a writer knows of damage: packs that a check marked bad or that are gone, whose chunks count as absent."""
+"""Owns finding packs that are gone: like those that carry a mark, their chunks count as absent."""
 
 from pgrecall.domain.label import BackupLabel
 from pgrecall.repository.cluster import ClusterStore
 from pgrecall.repository.columns import PackRef
-from pgrecall.repository.layout import BAD_MARKS, PACKS, pack_name, parse_run_name
+from pgrecall.repository.layout import PACKS, pack_name
 from pgrecall.repository.live import LivePacks
-
-
-def read_bad_marks(store: ClusterStore) -> frozenset[PackRef]:
-    found = (parse_run_name(info.key) for info in store.list(BAD_MARKS))
-    return frozenset(PackRef(run.number, seq) for run, seq in (each for each in found if each is not None))
 
 
 def find_lost_packs(store: ClusterStore, needed: LivePacks) -> frozenset[PackRef]:

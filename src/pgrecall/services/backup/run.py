@@ -22,6 +22,7 @@ from pgrecall.repository.commit import CommitDetails, Tombstone
 from pgrecall.repository.manifest import BackupFacts, DamagedPage
 from pgrecall.repository.manifest_reader import ManifestReader
 from pgrecall.repository.manifest_writer import ManifestWriter, WrittenManifest
+from pgrecall.repository.marks import read_bad_marks
 from pgrecall.repository.pack import PackNumbers
 from pgrecall.services.backup import facts as convert
 from pgrecall.services.backup.committing import finish_stored_runs, make_commit, wal_names
@@ -30,7 +31,7 @@ from pgrecall.services.backup.copying import Copied, copy_directories
 from pgrecall.services.backup.damage import SuspectPages, Verdict
 from pgrecall.services.backup.earlier import EarlierFiles
 from pgrecall.services.backup.extras import CONTROL_DIRECTORY, store_extras
-from pgrecall.services.backup.marks import find_lost_packs, read_bad_marks
+from pgrecall.services.backup.marks import find_lost_packs
 from pgrecall.services.backup.parent import Trust
 from pgrecall.services.backup.principals import Principals
 from pgrecall.services.backup.request import BackupRequest, BackupResult, Warnings

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pgrecall.clock import Clock
 from pgrecall.domain.timeline import History
-from pgrecall.domain.wal import WalSegment
+from pgrecall.domain.wal import WalSegment, history_name
 from pgrecall.errors import WalForked, WalMissing, WalNotArchived
 from pgrecall.observe.reporter import Reporter
 from pgrecall.postgres.backup_session import StartPoint, StopResult
@@ -24,7 +24,7 @@ def local_history(pgdata: Path, timeline: int) -> History:
     """The history of a timeline as this server knows it."""
     if timeline == 1:
         return History.root(1)
-    path = pgdata / WAL_DIRECTORY / f"{timeline:08X}.history"
+    path = pgdata / WAL_DIRECTORY / history_name(timeline)
     try:
         return History.parse(path.read_text(), timeline)
     except FileNotFoundError:
@@ -36,7 +36,7 @@ def local_history(pgdata: Path, timeline: int) -> History:
 
 def names_needed(segments: Sequence[WalSegment], history: History, segment_size: int) -> list[str]:
     """Segments and history files that a restore reads: without the histories no later timeline can be chosen."""
-    histories = [f"{timeline:08X}.history" for timeline in history.path() if timeline > 1]
+    histories = [history_name(timeline) for timeline in history.path() if timeline > 1]
     return histories + [segment.name(segment_size) for segment in segments]
 
 
@@ -123,7 +123,7 @@ def bring_wal(
     paths = [
         path
         for timeline in history.path()
-        if timeline > 1 and (path := pgdata / WAL_DIRECTORY / f"{timeline:08X}.history").exists()
+        if timeline > 1 and (path := pgdata / WAL_DIRECTORY / history_name(timeline)).exists()
     ]
     for path in paths + [file.path for file in files]:
         result = push_wal(

@@ -15,13 +15,14 @@ from pgrecall.repository.catalog import BackupState, Catalog
 from pgrecall.repository.cluster import ClusterStore
 from pgrecall.repository.columns import PackRef
 from pgrecall.repository.commit import Commit
+from pgrecall.repository.fetch import LARGEST_GET
 from pgrecall.repository.manifest import Manifest
 from pgrecall.repository.manifest_reader import ManifestReader
+from pgrecall.repository.marks import read_bad_marks
 from pgrecall.repository.recovery import open_manifest
 from pgrecall.services.archive.events import tablespaces_created
 from pgrecall.services.archive.inventory import WalInventory
 from pgrecall.services.archive.reach import RecoveryWal, reachable
-from pgrecall.services.listing import bad_packs
 from pgrecall.services.restore.choose import Choice, choose_backup, choose_named, point
 from pgrecall.services.restore.destination import Destination, Made, inspect_destination
 from pgrecall.services.restore.prepare import check_tablespaces, root_entry, what_will_be_made
@@ -33,8 +34,6 @@ from pgrecall.services.restore.tablespaces import (
     refuse_foreign_replay,
 )
 from pgrecall.services.restore.tree import Ownership, ownership_for_root
-
-LARGEST_GET = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +176,7 @@ def _choose(store: ClusterStore, options: RestoreOptions, inventories: dict[int,
     try:
         if options.from_label is not None:
             return choose_named(catalog.find(options.from_label), reach)
-        return choose_backup(catalog.backups(), options.request, reach, explain, bad=bad_packs(store))
+        return choose_backup(catalog.backups(), options.request, reach, explain, bad=read_bad_marks(store))
     except TargetUnreachable as error:
         hint = error.hint or f"pgrecall status -c {store.name} --wal"
         raise TargetUnreachable(error.message, hint=hint, **error.facts) from error
