@@ -238,11 +238,25 @@ def test_colours_are_for_terminals_that_want_them(program: Program) -> None:
     assert "\x1b" not in program.said
 
 
-def test_without_a_terminal_nothing_asks_and_the_flag_is_named(program: Program) -> None:
-    program.behaviour = lambda run: run.confirm("Remove everything?")
-    assert program("probe") == 4
-    assert "--yes" in program.said
-    assert program("probe", "--yes") == 0
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        (("demo",), ("-c", "--repo", "--config", "--identity-file", "--yes", "--dry-run")),
+        (("wal", "push"), ("--json", "--yes")),
+        (("wal", "fetch"), ("--json", "--yes")),
+        (("restore",), ("--yes",)),
+        (("backup",), ("--yes",)),
+    ],
+)
+def test_a_verb_takes_no_option_that_has_no_effect(words: tuple[str, ...], flags: tuple[str, ...]) -> None:
+    command: click.Command | None = verbs.root()
+    for word in words:
+        assert isinstance(command, click.Group)
+        command = command.get_command(click.Context(command), word)
+    assert command is not None
+    taken = {flag for each in command.params for flag in each.opts}
+    assert not taken & set(flags)
+    assert "--quiet" in taken
 
 
 def test_every_verb_explains_itself_with_examples(capsys: pytest.CaptureFixture[str]) -> None:

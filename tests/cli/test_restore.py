@@ -75,6 +75,9 @@ def test_the_dry_run_names_what_stands_against_it_and_ends_with_its_status(
     shown = pgrecall("restore", "--to", str(protected.server.pgdata), "--dry-run")
     assert shown.returncode == 4
     assert "[dest-running]" in shown.stdout
+    told = json.loads(pgrecall("restore", "--to", str(protected.server.pgdata), "--dry-run", "--json").stdout)
+    (blocker,) = [each for each in told["data"]["blockers"] if each["code"] == "dest-running"]
+    assert blocker.keys() == {"code", "message", "hint", "facts"}
     refused = pgrecall("restore", "--to", str(protected.server.pgdata))
     assert refused.returncode == 4
     assert f"(pid {protected.server.pid})" in refused.stderr

@@ -8,7 +8,7 @@ How to write a verb module (say `cli/list.py`):
     @verb(
         "list",
         examples=["pgrecall list", "pgrecall list -c main --json"],
-        writes=False,                       # True adds --dry-run and --yes
+        writes=False,                       # True adds --dry-run
     )
     @option("--graph", is_flag=True, help="Draw how backups share packs.")
     def command(run: Invocation, graph: bool) -> int | None:
@@ -23,7 +23,7 @@ How to write a verb module (say `cli/list.py`):
 then add one row to `VERBS` in `cli/verbs.py`. The module is imported when the verb is used. What a verb gets:
 
 - `run.settings()`: typed configuration (config.py), read at first use; `run.globals`: the global options as typed
-  (`run.globals.dry_run`, `.yes`…).
+  (`run.globals.dry_run`…).
 - `run.cluster()`: the one cluster a writing verb acts on (refuses when several match); `run.clusters()`: for readers.
 - `run.become_owner(cluster)`: started as root, become the owner of the data directory, before touching anything.
 - `run.identity()`: text of `--identity-file` (age identity or recovery passphrase), or None; for services/context.py.
@@ -33,7 +33,6 @@ then add one row to `VERBS` in `cli/verbs.py`. The module is imported when the v
 - `run.emit(name, version, data=…, text=…)`: the result, once; `text` is called only without `--json` and gives lines
   (`Line`: str, Span, or a tuple of them; Span has a style).
 - `run.out.note(…)`, `run.out.warn(…)`: one line on stderr; -q drops notes.
-- `run.confirm("Remove …?")`: asks on a terminal, else refuses and names --yes.
 - Raise a `PgrecallError` with both values and a hint; never print it, never call sys.exit: `cli/main.py` does.
 
 Text of tables: `cli/table.py`. Data for `--json`: dataclasses, datetimes, Lsn, Path, Enum are converted

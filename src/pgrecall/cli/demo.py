@@ -36,6 +36,7 @@ FAILED = 1
         "pgrecall demo --postgres /usr/lib/postgresql/17/bin",
         "pgrecall demo --keep          (look around afterwards; it says how to remove everything)",
     ],
+    without=["-c", "--repo", "--config", "--identity-file"],
 )
 @option("--postgres", default=DEFAULT_MAJOR, show_default=True, metavar="MAJOR|DIR",
         help="16 or 18 from the wheel, an installed version, or a directory of programs.")  # fmt: skip

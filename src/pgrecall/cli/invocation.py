@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from pgrecall.cli.output import Output, Text
 from pgrecall.clock import Clock
-from pgrecall.errors import Refused
 
 if TYPE_CHECKING:
     from pgrecall.cli.progress import Progress
@@ -33,7 +31,6 @@ class Globals:
     quiet: bool = False
     verbose: int = 0
     dry_run: bool = False
-    yes: bool = False
 
 
 @dataclass
@@ -125,14 +122,3 @@ class Invocation:
 
     def status(self, warnings: Sequence[str] = ()) -> int:
         return DEGRADED if warnings else 0
-
-    def confirm(self, question: str) -> None:
-        """Go on only if the user says yes; without a terminal nothing asks."""
-        if self.globals.yes:
-            return
-        if not (sys.stdin.isatty() and self.out.stderr.isatty()):
-            raise Refused(f"{question} There is no terminal to ask on.", hint="say --yes")
-        self.out.stderr.write(f"{question} [y/N] ")
-        self.out.stderr.flush()
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise Refused("Not done: the answer was not yes.", hint="say --yes to go on without asking")

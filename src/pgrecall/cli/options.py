@@ -20,9 +20,17 @@ VerbFunction = Callable[..., int | None]
 
 
 def verb(
-    name: str, *, examples: Sequence[str], writes: bool = False, globals_hidden: bool = False
+    name: str,
+    *,
+    examples: Sequence[str],
+    writes: bool = False,
+    globals_hidden: bool = False,
+    without: Sequence[str] = (),
 ) -> Callable[[VerbFunction], click.Command]:
-    """Make a command of a function `(run: Invocation, …options) -> exit status or None`; its docstring is the help."""
+    """Make a command of a function `(run: Invocation, …options) -> exit status or None`; its docstring is the help.
+
+    without: flags of global options that mean nothing to this verb.
+    """
 
     def decorate(function: VerbFunction) -> click.Command:
         @functools.wraps(function)
@@ -35,7 +43,9 @@ def verb(
         command = click.command(name, cls=Verb)(invoke)
         assert isinstance(command, Verb)
         command.examples = tuple(examples)
-        command.params += global_options(writes=writes, hidden=globals_hidden, taken=_flags(command.params))
+        command.params += global_options(
+            writes=writes, hidden=globals_hidden, taken=_flags(command.params) | frozenset(without)
+        )
         return command
 
     return decorate
@@ -71,10 +81,7 @@ def global_options(*, writes: bool, hidden: bool = False, taken: frozenset[str] 
         _option("-v", "--verbose", "verbose", count=True, help="More on stderr; -vv with tracebacks."),
     ]  # fmt: skip
     if writes:
-        options += [
-            _option("--dry-run", "dry_run", is_flag=True, help="Show what would be done; write nothing."),
-            _option("--yes", "yes", is_flag=True, help="Do not ask."),
-        ]
+        options.append(_option("--dry-run", "dry_run", is_flag=True, help="Show what would be done; write nothing."))
     for each in options:
         each.hidden = hidden
     return [each for each in options if taken.isdisjoint(each.opts)]

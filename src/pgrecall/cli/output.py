@@ -124,6 +124,8 @@ def jsonable(value: object) -> Any:
             return rfc3339(value)
         case timedelta():
             return value.total_seconds()
+        case PgrecallError():
+            return error_data(value)
         case Mapping():
             return {str(key): jsonable(each) for key, each in value.items()}
         case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):

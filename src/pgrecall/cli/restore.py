@@ -161,8 +161,9 @@ def render_plan(plan: PlanReport, zone: Zone) -> Iterator[Line]:
     if not plan.blockers:
         yield _row("Blockers", "none. Nothing was written.")
         return
-    for code, message, hint in plan.blockers:
-        yield (f"{'Blocker':<11}", Span(message, "red"), f"  → {hint}" if hint else "", Span(f"  [{code}]", "dim"))
+    for blocker in plan.blockers:
+        hint = f"  → {blocker.hint}" if blocker.hint else ""
+        yield (f"{'Blocker':<11}", Span(blocker.message, "red"), hint, Span(f"  [{blocker.code}]", "dim"))
     yield "Nothing was written."
 
 

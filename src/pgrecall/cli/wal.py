@@ -26,6 +26,7 @@ class _SafeButAlarming(PgrecallError):
 @verb(
     "push",
     examples=["archive_command = 'pgrecall wal push %p'", "pgrecall wal push -v pg_wal/000000010000000000000003"],
+    without=["--json"],
 )
 @argument("path", type=click.Path(path_type=Path))
 def push(run: Invocation, path: Path) -> int:
@@ -79,7 +80,7 @@ def _push(run: Invocation, path: Path) -> PushResult:
     return result
 
 
-@verb("fetch", examples=["restore_command = 'pgrecall wal fetch %f %p'"])
+@verb("fetch", examples=["restore_command = 'pgrecall wal fetch %f %p'"], without=["--json"])
 @argument("name")
 @argument("path", type=click.Path(path_type=Path))
 @option(

@@ -12,7 +12,7 @@ from pathlib import Path
 from pgrecall.domain.label import BackupLabel
 from pgrecall.domain.lsn import Lsn
 from pgrecall.domain.target import AtTime, EndOfArchive
-from pgrecall.errors import BinariesNotFound
+from pgrecall.errors import BinariesNotFound, PgrecallError
 from pgrecall.postgres.binaries import find_binaries
 from pgrecall.postgres.conffile import ConfTree, parse_bool, parse_int
 from pgrecall.postgres.recovery_settings import RecoveryAction
@@ -41,7 +41,7 @@ class TablespacePlace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanReport:
-    """The plan, for `--dry-run` and JSON. Sizes are bytes; `blockers` are (code, message, hint)."""
+    """The plan, for `--dry-run` and JSON. Sizes are bytes; `blockers`: what a real run would raise."""
 
     cluster: str
     target: str
@@ -75,7 +75,7 @@ class PlanReport:
     owner: str
     server: str
     notes: tuple[str, ...]
-    blockers: tuple[tuple[str, str, str | None], ...]
+    blockers: tuple[PgrecallError, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +133,7 @@ def report_plan(plan: RestorePlan) -> PlanReport:
         owner=_owner(plan),
         server=_server(plan),
         notes=plan.notes,
-        blockers=tuple((each.code, each.message, each.hint) for each in plan.blockers),
+        blockers=plan.blockers,
     )
 
 
