@@ -206,6 +206,15 @@ def test_a_recovery_that_restore_did_not_set_up_follows_the_newest_history_it_wa
             ask(filled.names[2], standby=standby)
 
 
+def test_a_partial_segment_is_stored_but_never_served(filled: Filled) -> None:
+    wal = filled.server.pgdata / "pg_wal"
+    partial = f"{filled.names[1]}.partial"
+    (wal / partial).write_bytes((wal / filled.names[1]).read_bytes())
+    filled.archive.push(filled.server, partial)
+    assert filled.fetch(partial) is Fetched.ABSENT
+    assert not filled.target.exists()
+
+
 def test_names_that_are_none_are_refused_at_once(filled: Filled) -> None:
     for name in ("../../etc/passwd", "", "000000010000000000000001x"):
         with pytest.raises(WalNameInvalid):

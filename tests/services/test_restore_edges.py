@@ -96,6 +96,18 @@ def test_an_older_backup_that_brings_its_own_wal_is_recovered_to_its_end(
     assert rows(tmp_path / "copy", open_server) == [1]
 
 
+def test_parameters_that_stood_on_the_command_line_are_written_where_recovery_needs_them(
+    new_server: NewServer, open_server: OpenServer, tmp_path: Path
+) -> None:
+    given = {"max_connections": "120", "max_worker_processes": "12"}
+    protected = Protected.start(new_server, tmp_path / "home", settings=given)
+    protected.server.execute("create table t (n int)")
+    protected.backup()
+    protected.switch()
+    done = protected.restore(protected.plan(tmp_path / "copy"))
+    assert {name: done.configured.tree.value(name) for name in given} == given
+
+
 def test_a_library_that_the_server_preloads_and_this_host_lacks_is_named(protected: Protected, tmp_path: Path) -> None:
     with (protected.server.pgdata / "postgresql.conf").open("a") as settings:
         settings.write("shared_preload_libraries = 'pg_not_here, \"$libdir/pgoutput\"'\n")

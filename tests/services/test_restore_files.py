@@ -76,6 +76,8 @@ def test_zeros_are_holes(tmp_path: Path) -> None:
 def test_signals_pid_files_and_settings_of_earlier_restores_are_never_restored(tmp_path: Path) -> None:
     restore(back_up(dict.fromkeys(NEVER_RESTORED, b"poison")), tmp_path / "copy")
     assert contents(tmp_path / "copy") == {}
+    worst = {b"standby.signal", b"recovery.signal", b"tablespace_map", b"backup_label.old", b"postmaster.pid"}
+    assert worst <= NEVER_RESTORED
 
 
 def test_modes_are_one_of_four_whatever_a_backup_says() -> None:
