@@ -17,9 +17,9 @@ from pgrecall.postgres.capabilities import Capabilities
 from pgrecall.postgres.connection import connect
 from pgrecall.postgres.requirements import (
     CommandKind,
-    Finding,
     Level,
     Mode,
+    ServerFinding,
     classify_command,
     command_program,
     program_problem,
@@ -75,7 +75,7 @@ def facts_with(changed: dict[str, str] | None = None, *, checksums: bool = True)
     )
 
 
-def worst(findings: list[Finding]) -> list[tuple[Level, str]]:
+def worst(findings: list[ServerFinding]) -> list[tuple[Level, str]]:
     return [(each.level, each.what) for each in findings if each.level is not Level.OK]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from pgrecall.postgres.conffile import ConfFile
 from pgrecall.postgres.scratch import ScratchServer
-from pgrecall.services.restore.configuration import Adapted, Inside, OutsideFile, adapt_configuration
+from pgrecall.services.restore.configuration import Adapted, Inside, OutsideContent, adapt_configuration
 from tests.conftest import NewServer, OpenServer
 from tests.support.recovery import Protected
 
@@ -27,7 +27,7 @@ def adapt(
         return [path.name for path in contents if path.parent == directory]
 
     files = [
-        OutsideFile(setting, PurePosixPath(path), text.encode()) for (setting, path), text in (outside or {}).items()
+        OutsideContent(setting, PurePosixPath(path), text.encode()) for (setting, path), text in (outside or {}).items()
     ]
     return adapt_configuration(PurePosixPath(ORIGINAL), Inside(contents.get, names), files, told)
 

@@ -17,7 +17,7 @@ from pgrecall.repository.commit import CommitDetails
 from pgrecall.repository.marks import read_bad_marks
 from pgrecall.services.backup.committing import make_commit
 from pgrecall.services.verify.memory import MemoryBudget
-from pgrecall.services.verify.report import Finding, Kind, VerifyReport
+from pgrecall.services.verify.report import Flaw, Kind, VerifyReport
 from pgrecall.services.verify.run import VerifyRequest, verify
 from tests.support.memory import MemoryStorage
 from tests.support.small_repository import SmallRepository, build, describe
@@ -54,7 +54,7 @@ def data_pack(small: SmallRepository) -> tuple[str, PackRef]:
     return f"{CLUSTER}packs/{first}/{pack.pack:08d}", pack
 
 
-def only(report: VerifyReport) -> Finding:
+def only(report: VerifyReport) -> Flaw:
     found = [each for each in report.findings if each.kind is not Kind.NOTE]
     assert len(found) == 1, found
     return found[0]

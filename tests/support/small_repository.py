@@ -15,7 +15,7 @@ from pgrecall.repository.cluster import ClusterStore, SystemIdentity
 from pgrecall.repository.commit import CommitDetails
 from pgrecall.repository.header import ObjectType
 from pgrecall.repository.layout import bad_mark_name, owner_name, wal_name
-from pgrecall.repository.manifest import BackupFacts, BackupPoint
+from pgrecall.repository.manifest import BackupFacts, Boundary
 from pgrecall.repository.repository import CreatedRepository, HostKey, Repository, RootKey
 from pgrecall.services.archive.segment import build_segment
 from pgrecall.services.backup.committing import make_commit
@@ -111,7 +111,7 @@ def describe(run: BackupLabel, parent: BackupLabel | None) -> BackupFacts:
     cluster = replace(plain.cluster, system_identifier=SYSTEM, wal_segment_size=SEGMENT)
     names = [WalSegment(1, START // SEGMENT + number).name(SEGMENT) for number in (0, 1)]
     start, stop = (
-        BackupPoint(lsn=Lsn(START + place), timeline=1, time=run.moment, wal=name, archived=number == 1)
+        Boundary(lsn=Lsn(START + place), timeline=1, time=run.moment, wal=name, archived=number == 1)
         for number, (place, name) in enumerate(zip((SEGMENT // 2, 3 * SEGMENT // 2), names, strict=True))
     )
     return replace(plain, cluster=cluster, start=start, stop=stop)

@@ -14,7 +14,7 @@ from pgrecall.repository.columns import NODE_SIZE, RANGE_SIZE, SMALL_FILE, Chunk
 from pgrecall.repository.directory_writer import DirectoryFacts
 from pgrecall.repository.extents import Extents, Piece, Ranges
 from pgrecall.repository.fileblock import FileEntry, StoredFile
-from pgrecall.repository.manifest import BackupFacts, BackupPoint, ClusterFacts, SourceServer
+from pgrecall.repository.manifest import BackupFacts, Boundary, ClusterFacts, SourceServer
 from pgrecall.repository.manifest_reader import ManifestReader, node_span
 from pgrecall.repository.manifest_writer import ManifestWriter, WrittenManifest
 from pgrecall.repository.node import Node, NodeList, NodeListBuilder
@@ -39,7 +39,7 @@ def label(number: int, kind: BackupKind = BackupKind.FULL) -> BackupLabel:
 
 
 def facts(run: BackupLabel, parent: BackupLabel | None = None) -> BackupFacts:
-    point = BackupPoint(lsn=Lsn(0x3000028), timeline=1, time=run.moment, wal="000000010000000000000003")
+    point = Boundary(lsn=Lsn(0x3000028), timeline=1, time=run.moment, wal="000000010000000000000003")
     return BackupFacts(
         label=run,
         parent=parent,

@@ -11,10 +11,10 @@ from pgrecall.cli.output import Line, Span
 from pgrecall.cli.table import Cell, table
 from pgrecall.cli.zone import Zone
 from pgrecall.domain.humanize import format_bytes
-from pgrecall.services.status import Branch, ClusterStatus, Level, Trouble, Window, cluster_statuses
+from pgrecall.services.status import Branch, ClusterStatus, Health, Trouble, Window, cluster_statuses
 
-STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
-EXIT_STATUS = {Level.OK: 0, Level.WARN: DEGRADED, Level.FAIL: 1}
+STYLES = {Health.OK: "green", Health.WARN: "yellow", Health.FAIL: "red"}
+EXIT_STATUS = {Health.OK: 0, Health.WARN: DEGRADED, Health.FAIL: 1}
 
 
 @verb("status", examples=["pgrecall status", "pgrecall status --wal -c main", "pgrecall status --json"])

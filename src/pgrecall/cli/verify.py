@@ -13,7 +13,7 @@ from pgrecall.cli.table import Cell, table
 from pgrecall.domain.humanize import format_bytes, format_duration
 from pgrecall.errors import DamageFound, PgrecallError, StorageError, UsageError
 from pgrecall.services.context import open_cluster
-from pgrecall.services.verify.report import BackupReport, Finding, Kind, VerifyReport
+from pgrecall.services.verify.report import BackupReport, Flaw, Kind, VerifyReport
 from pgrecall.services.verify.run import VerifyRequest, verify
 
 SHOWN = 10
@@ -123,7 +123,7 @@ def render(report: VerifyReport) -> Iterator[Line]:
     yield from _sums(report)
 
 
-def _finding(finding: Finding) -> Iterator[Line]:
+def _finding(finding: Flaw) -> Iterator[Line]:
     mark = "; marked: the next backup stores its contents anew" if finding.marked else ""
     yield (Span(f"{finding.kind.value:<10}", STYLES[finding.kind]), f"{finding.object}: {finding.problem}{mark}")
     if finding.kind in (Kind.WARNING, Kind.NOTE):

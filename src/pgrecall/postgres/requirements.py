@@ -37,7 +37,7 @@ class Level(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ServerFinding:
     """`what` names the setting or right, `why` the consequence; `cure_sql` is empty where SQL cannot or must not help,
     `cure` says it in words.
     """
@@ -108,7 +108,7 @@ def program_problem(program: Path, *, uid: int, gids: Iterable[int]) -> str | No
 
 def review_settings(
     facts: ServerFacts, *, mode: Mode, archive_command: str | None = None, problem: str | None = None
-) -> list[Finding]:
+) -> list[ServerFinding]:
     """Every requirement with its verdict, worst first. Pure.
 
     `archive_command` is the one we would write for this cluster (None: unknown, any of ours will do), `problem` is
@@ -191,40 +191,42 @@ def quote_identifier(name: str) -> str:
 
 
 # reviews -------------------------------------------------------------------------------------------------------------
-def _review_rights(facts: ServerFacts, mode: Mode) -> list[Finding]:
+def _review_rights(facts: ServerFacts, mode: Mode) -> list[ServerFinding]:
     rights = facts.rights
     missing = rights.missing_for_backup(carry_wal=mode is Mode.CARRY)
     found = []
     if facts.in_recovery:
         why = "backups from a standby are not supported yet"
-        found.append(Finding(Level.DANGER, "standby", why, cure="name the primary"))
+        found.append(ServerFinding(Level.DANGER, "standby", why, cure="name the primary"))
     if missing:
         sql = roles_sql(rights.role, carry_wal=mode is Mode.CARRY)
-        found.append(Finding(Level.DANGER, "rights", f"role '{rights.role}' lacks {', '.join(missing)}", sql))
+        found.append(ServerFinding(Level.DANGER, "rights", f"role '{rights.role}' lacks {', '.join(missing)}", sql))
     elif not rights.read_config_files:
         sql = roles_sql(rights.role, carry_wal=mode is Mode.CARRY)
         found.append(
-            Finding(Level.WARN, "rights", "included configuration files outside the data directory are not seen", sql)
+            ServerFinding(
+                Level.WARN, "rights", "included configuration files outside the data directory are not seen", sql
+            )
         )
     else:
-        found.append(Finding(Level.OK, "rights", f"role '{rights.role}' may back up"))
+        found.append(ServerFinding(Level.OK, "rights", f"role '{rights.role}' may back up"))
     return found
 
 
-def _review_wal_level(facts: ServerFacts) -> Finding:
+def _review_wal_level(facts: ServerFacts) -> ServerFinding:
     level = facts.setting("wal_level")
     if level == "minimal":
         why = "WAL does not hold enough to recover a backup; none can be made"
-        return Finding(Level.DANGER, "wal_level", why, _cure(facts, "wal_level", "replica"))
-    return Finding(Level.OK, "wal_level", f"is {level}")
+        return ServerFinding(Level.DANGER, "wal_level", why, _cure(facts, "wal_level", "replica"))
+    return ServerFinding(Level.OK, "wal_level", f"is {level}")
 
 
-def _review_archiving(facts: ServerFacts, ours: str | None, problem: str | None) -> list[Finding]:
+def _review_archiving(facts: ServerFacts, ours: str | None, problem: str | None) -> list[ServerFinding]:
     mode = facts.setting("archive_mode")
     found = [
-        Finding(Level.OK, "archive_mode", f"is {mode}")
+        ServerFinding(Level.OK, "archive_mode", f"is {mode}")
         if mode in ("on", "always")
-        else Finding(
+        else ServerFinding(
             Level.DANGER,
             "archive_mode",
             f"is {mode}: no WAL is archived, only the backups' own moments can be recovered",
@@ -235,49 +237,57 @@ def _review_archiving(facts: ServerFacts, ours: str | None, problem: str | None)
     if facts.setting("archive_timeout") == "0":
         why = "is 0: what a quiet server did since its last full segment is archived hours later"
         cure = _cure(facts, "archive_timeout", f"{DEFAULT_ARCHIVE_TIMEOUT_SECONDS}s")
-        found.append(Finding(Level.WARN, "archive_timeout", why, cure))
+        found.append(ServerFinding(Level.WARN, "archive_timeout", why, cure))
     else:
-        found.append(Finding(Level.OK, "archive_timeout", f"is {facts.setting('archive_timeout')} s"))
+        found.append(ServerFinding(Level.OK, "archive_timeout", f"is {facts.setting('archive_timeout')} s"))
     return found
 
 
-def _review_command(facts: ServerFacts, ours: str | None, problem: str | None) -> Finding:
+def _review_command(facts: ServerFacts, ours: str | None, problem: str | None) -> ServerFinding:
     library = facts.setting("archive_library")
     if library:
         why = f"the library '{library}' archives, not we; with it archive_command is not called"
-        return Finding(Level.DANGER, "archive_library", why, cure="remove it yourself when its tool is given up")
+        return ServerFinding(Level.DANGER, "archive_library", why, cure="remove it yourself when its tool is given up")
     command = (facts.setting("archive_command") or "").strip()
     kind = classify_command(command)
     cure = _cure(facts, "archive_command", ours) if ours else ()
     if kind is CommandKind.FOREIGN:
         why = f"is another tool's and stays: {command}"
-        return Finding(Level.DANGER, "archive_command", why, cure="replace it yourself when that tool is given up")
+        return ServerFinding(
+            Level.DANGER, "archive_command", why, cure="replace it yourself when that tool is given up"
+        )
     if kind is CommandKind.EMPTY:
-        return Finding(Level.DANGER, "archive_command", "is empty: no WAL reaches the repository", cure)
+        return ServerFinding(Level.DANGER, "archive_command", "is empty: no WAL reaches the repository", cure)
     if kind is CommandKind.DISCARDING:
-        return Finding(Level.DANGER, "archive_command", f"throws WAL away: {command}", cure)
+        return ServerFinding(Level.DANGER, "archive_command", f"throws WAL away: {command}", cure)
     if problem is not None:
         why = f"cannot be run by the server: {problem}"
-        return Finding(Level.DANGER, "archive_command", why, cure="install it where the server's user can execute it")
+        return ServerFinding(
+            Level.DANGER, "archive_command", why, cure="install it where the server's user can execute it"
+        )
     if ours is not None and command != ours:
-        return Finding(Level.WARN, "archive_command", f"is ours, but not for this configuration: {command}", cure)
-    return Finding(Level.OK, "archive_command", "is ours")
+        return ServerFinding(Level.WARN, "archive_command", f"is ours, but not for this configuration: {command}", cure)
+    return ServerFinding(Level.OK, "archive_command", "is ours")
 
 
-def _review_slot(facts: ServerFacts) -> list[Finding]:
+def _review_slot(facts: ServerFacts) -> list[ServerFinding]:
     found = [
-        Finding(Level.WARN, "archive_mode", "WAL is not archived to us: only the backups' own moments can be recovered")
+        ServerFinding(
+            Level.WARN, "archive_mode", "WAL is not archived to us: only the backups' own moments can be recovered"
+        )
     ]
     if facts.number("max_replication_slots") == 0:
         why = "is 0: nothing keeps the WAL that a backup brings"
-        found.append(Finding(Level.DANGER, "max_replication_slots", why, _cure(facts, "max_replication_slots", "10")))
+        found.append(
+            ServerFinding(Level.DANGER, "max_replication_slots", why, _cure(facts, "max_replication_slots", "10"))
+        )
     if facts.setting("max_slot_wal_keep_size") not in ("-1", None):
         why = f"is {facts.setting('max_slot_wal_keep_size')} MB: a backup during which more WAL is written fails"
-        found.append(Finding(Level.WARN, "max_slot_wal_keep_size", why))
+        found.append(ServerFinding(Level.WARN, "max_slot_wal_keep_size", why))
     return found
 
 
-def _review_damage_control(facts: ServerFacts) -> list[Finding]:
+def _review_damage_control(facts: ServerFacts) -> list[ServerFinding]:
     bad: tuple[tuple[str, str, Level, str], ...] = (
         ("fsync", "off", Level.DANGER, "a crash destroys the cluster, and what it did last is in no backup"),
         ("zero_damaged_pages", "on", Level.DANGER, "damaged pages become empty ones, and the backups follow"),
@@ -294,23 +304,25 @@ def _review_damage_control(facts: ServerFacts) -> list[Finding]:
     for name, value, level, why in bad:
         if facts.setting(name) == value:
             good = "off" if value == "on" else "on"
-            found.append(Finding(level, name, f"is {value}: {why}", _cure(facts, name, good)))
+            found.append(ServerFinding(level, name, f"is {value}: {why}", _cure(facts, name, good)))
     if facts.number("max_wal_senders") == 0:
         why = "is 0: no streaming of WAL, no standby can be attached after a restore"
-        found.append(Finding(Level.WARN, "max_wal_senders", why, _cure(facts, "max_wal_senders", "10")))
-    return found or [Finding(Level.OK, "durability", "fsync, full_page_writes and error handling are as shipped")]
+        found.append(ServerFinding(Level.WARN, "max_wal_senders", why, _cure(facts, "max_wal_senders", "10")))
+    return found or [ServerFinding(Level.OK, "durability", "fsync, full_page_writes and error handling are as shipped")]
 
 
-def _review_checksums(facts: ServerFacts) -> Finding:
+def _review_checksums(facts: ServerFacts) -> ServerFinding:
     if facts.data_checksums:
-        return Finding(Level.OK, "data_checksums", "are on")
+        return ServerFinding(Level.OK, "data_checksums", "are on")
     why = "are off: damage cannot be seen, and increments store 128 KiB where a page changed"
-    return Finding(Level.WARN, "data_checksums", why, cure="pg_checksums --enable (server stopped)")
+    return ServerFinding(Level.WARN, "data_checksums", why, cure="pg_checksums --enable (server stopped)")
 
 
-def _review_pending(facts: ServerFacts) -> list[Finding]:
+def _review_pending(facts: ServerFacts) -> list[ServerFinding]:
     return [
-        Finding(Level.WARN, name, "was changed, but the server was not restarted since", cure="restart the server")
+        ServerFinding(
+            Level.WARN, name, "was changed, but the server was not restarted since", cure="restart the server"
+        )
         for name, setting in sorted(facts.settings.items())
         if setting.pending_restart
     ]

@@ -52,7 +52,7 @@ class SourceServer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BackupPoint:
+class Boundary:
     """Where a backup starts or stops; `wal` is the segment's name; `archived` is told of stops only."""
 
     lsn: Lsn
@@ -138,8 +138,8 @@ class BackupFacts:
     parent: BackupLabel | None
     cluster: ClusterFacts
     server: SourceServer
-    start: BackupPoint
-    stop: BackupPoint
+    start: Boundary
+    stop: Boundary
     backup_label: bytes
     tablespace_map: bytes
     tablespaces: tuple[Tablespace, ...] = ()

@@ -8,7 +8,7 @@ from pgrecall.repository import canonical
 from pgrecall.repository.columns import MAP_CHUNK_MAX, PACK_MAX, RUN_TABLE_MAX, ChunkRef
 from pgrecall.repository.fields import U16, U32, U64, Fields, base64_text, time_text, unhex
 from pgrecall.repository.manifest import (
-    BackupPoint,
+    Boundary,
     ClusterFacts,
     DamagedPage,
     DirectoryEntry,
@@ -168,12 +168,12 @@ def _server(fields: Fields) -> SourceServer:
     )
 
 
-def _point_json(point: BackupPoint) -> dict[str, Any]:
+def _point_json(point: Boundary) -> dict[str, Any]:
     return {"lsn": str(point.lsn), "timeline": point.timeline, "time": time_text(point.time), "wal": point.wal}
 
 
-def _point(fields: Fields, *, archived: bool) -> BackupPoint:
-    return BackupPoint(
+def _point(fields: Fields, *, archived: bool) -> Boundary:
+    return Boundary(
         lsn=fields.lsn("lsn"),
         timeline=fields.integer("timeline", 1, U32),
         time=fields.time("time"),

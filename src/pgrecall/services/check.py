@@ -14,11 +14,9 @@ from pgrecall.domain.humanize import format_bytes
 from pgrecall.errors import ObjectExists, PgrecallError, UsageError
 from pgrecall.postgres.connection import Connection
 from pgrecall.postgres.requirements import (
-    Finding as ServerFinding,
-)
-from pgrecall.postgres.requirements import (
     Level,
     Mode,
+    ServerFinding,
     command_program,
     program_problem,
     review_settings,

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from pgrecall.postgres.requirements import Finding as ServerFinding
-from pgrecall.postgres.requirements import Level
+from pgrecall.postgres.requirements import Level, ServerFinding
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from pgrecall.services.context import connect_cluster, open_cluster
 from pgrecall.services.listing import Backup, State, list_backups
 
 
-class Level(StrEnum):
+class Health(StrEnum):
     OK = "OK"
     WARN = "WARN"
     FAIL = "FAIL"
@@ -51,7 +51,7 @@ class Branch:
 class Trouble:
     """cure: what to do next, None where nothing is to be done."""
 
-    level: Level
+    level: Health
     what: str
     cure: str | None = None
 
@@ -61,7 +61,7 @@ class ClusterStatus:
     """`trouble`: the reasons for the level, worst first."""
 
     cluster: str
-    level: Level
+    level: Health
     trouble: tuple[Trouble, ...] = ()
     newest_backup: Backup | None = None
     backups: int = 0
@@ -93,7 +93,7 @@ def _status_or_failure(
         return cluster_status(store, _ask_archiver(cluster, environ))
     except PgrecallError as error:
         return ClusterStatus(
-            cluster=cluster.name, level=Level.FAIL, trouble=(Trouble(Level.FAIL, error.message, error.hint),)
+            cluster=cluster.name, level=Health.FAIL, trouble=(Trouble(Health.FAIL, error.message, error.hint),)
         )
 
 
@@ -110,11 +110,11 @@ def cluster_status(store: ClusterStore, archiver: ArchiverState | None) -> Clust
     forks = [f"timeline {fork.timeline}, server {fork.token}" for each in inventories for fork in each.forks()]
     if forks:
         what = f"two servers archive as '{store.name}': {', '.join(forks)}"
-        trouble.append(Trouble(Level.WARN, what, f"pgrecall status --wal -c {store.name}"))
-    trouble.sort(key=lambda each: -list(Level).index(each.level))
+        trouble.append(Trouble(Health.WARN, what, f"pgrecall status --wal -c {store.name}"))
+    trouble.sort(key=lambda each: -list(Health).index(each.level))
     return ClusterStatus(
         cluster=store.name,
-        level=trouble[0].level if trouble else Level.OK,
+        level=trouble[0].level if trouble else Health.OK,
         trouble=tuple(trouble),
         newest_backup=usable[0] if usable else None,
         backups=len(usable),
@@ -135,20 +135,20 @@ def _judge(
 ) -> list[Trouble]:
     found = []
     if not usable:
-        found.append(Trouble(Level.FAIL, "no backup that could be restored", f"pgrecall backup -c {name}"))
+        found.append(Trouble(Health.FAIL, "no backup that could be restored", f"pgrecall backup -c {name}"))
     elif not any(branch.windows for branch in branches):
         own = all(each.self_contained for each in usable)
         what = "only the backups' own moments: WAL is not archived" if own else "the backups' WAL is not in the archive"
-        found.append(Trouble(Level.WARN if own else Level.FAIL, what, f"pgrecall check -c {name}"))
+        found.append(Trouble(Health.WARN if own else Health.FAIL, what, f"pgrecall check -c {name}"))
     if archiver is not None and archiver.failing:
         waiting = f", waiting segments: {archiver.waiting}" if archiver.waiting else ""
         what = f"archiving fails at {archiver.last_failed}{waiting}"
-        found.append(Trouble(Level.FAIL, what, f"pgrecall check -c {name}"))
+        found.append(Trouble(Health.FAIL, what, f"pgrecall check -c {name}"))
     for backup in backups[:1]:
         if backup.state in (State.DAMAGED, State.STORED):
             what = f"newest backup is {backup.state}: {backup.reason}"
-            found.append(Trouble(Level.WARN, what, f"pgrecall show {name}/{backup.label}"))
-    found += [Trouble(Level.WARN, problem) for branch in branches[-1:] for problem in branch.problems]
+            found.append(Trouble(Health.WARN, what, f"pgrecall show {name}/{backup.label}"))
+    found += [Trouble(Health.WARN, problem) for branch in branches[-1:] for problem in branch.problems]
     return found
 
 

@@ -67,12 +67,12 @@ def stored_identity(manifest: stored.Manifest) -> ServerIdentity | None:
     )
 
 
-def start_point(start: StartPoint) -> stored.BackupPoint:
-    return stored.BackupPoint(lsn=start.lsn, timeline=start.timeline, time=start.time, wal=start.wal)
+def start_point(start: StartPoint) -> stored.Boundary:
+    return stored.Boundary(lsn=start.lsn, timeline=start.timeline, time=start.time, wal=start.wal)
 
 
-def stop_point(stop: StopResult, *, archived: bool) -> stored.BackupPoint:
-    return stored.BackupPoint(lsn=stop.lsn, timeline=stop.timeline, time=stop.time, wal=stop.wal, archived=archived)
+def stop_point(stop: StopResult, *, archived: bool) -> stored.Boundary:
+    return stored.Boundary(lsn=stop.lsn, timeline=stop.timeline, time=stop.time, wal=stop.wal, archived=archived)
 
 
 def tablespaces(listing: Listing) -> tuple[stored.Tablespace, ...]:

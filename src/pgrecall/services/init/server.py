@@ -12,7 +12,7 @@ from pgrecall.clock import Clock
 from pgrecall.errors import PostgresError
 from pgrecall.postgres import recovery_settings
 from pgrecall.postgres.connection import Connection, connect
-from pgrecall.postgres.requirements import Finding, Level, Mode, SettingChange, review_settings, settings_changes
+from pgrecall.postgres.requirements import Level, Mode, ServerFinding, SettingChange, review_settings, settings_changes
 from pgrecall.postgres.server import prove_same_server, read_facts
 
 
@@ -22,7 +22,7 @@ class ServerReview:
 
     version: str
     changes: tuple[SettingChange, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[ServerFinding, ...]
     applied: bool
 
     @property

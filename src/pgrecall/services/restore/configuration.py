@@ -54,7 +54,7 @@ Follow = Callable[[PurePosixPath, PurePosixPath], None]
 
 
 @dataclass(frozen=True, slots=True)
-class OutsideFile:
+class OutsideContent:
     """A configuration file that lay outside the original data directory: its family's setting, where it lay, its bytes.
 
     Included files carry the setting of the file that includes them.
@@ -85,7 +85,7 @@ class Adapted:
 class _Adapter:
     original: PurePosixPath
     inside: Inside
-    outside: Mapping[PurePosixPath, OutsideFile]
+    outside: Mapping[PurePosixPath, OutsideContent]
     result: Adapted = field(default_factory=Adapted)
     placed: dict[PurePosixPath, PurePosixPath] = field(default_factory=dict)
 
@@ -244,7 +244,7 @@ class _Adapter:
 
 
 def adapt_configuration(
-    original: PurePosixPath, inside: Inside, outside: Iterable[OutsideFile], told: Mapping[str, str] | None = None
+    original: PurePosixPath, inside: Inside, outside: Iterable[OutsideContent], told: Mapping[str, str] | None = None
 ) -> Adapted:
     """Everything that must be written so that the restored directory starts alone, and only touches itself.
 

@@ -24,7 +24,7 @@ from pgrecall.repository.fileblock import StoredFile
 from pgrecall.repository.manifest_reader import ManifestReader
 from pgrecall.repository.paths import OUTSIDE, split
 from pgrecall.services.archive.recovery_file import RecoveryPath
-from pgrecall.services.restore.configuration import HOMES, Inside, OutsideFile, adapt_configuration
+from pgrecall.services.restore.configuration import HOMES, Inside, OutsideContent, adapt_configuration
 from pgrecall.services.restore.files import CONTROL_FILE, SETTINGS_FILE, read_small
 from pgrecall.services.restore.plan import RestorePlan
 from pgrecall.services.restore.tree import RestoredTree
@@ -154,7 +154,7 @@ def _bytes(path: PurePosixPath) -> bytes:
     return b"" if path == PurePosixPath(".") else os.fsencode(path)
 
 
-def _outside(reader: ManifestReader) -> Sequence[OutsideFile]:
+def _outside(reader: ManifestReader) -> Sequence[OutsideContent]:
     """The bytes of the files that lay outside; a large one is no configuration and stays away."""
     if not reader.manifest.outside:
         return []
@@ -165,7 +165,7 @@ def _outside(reader: ManifestReader) -> Sequence[OutsideFile]:
         if file is None or file.entry.size > _MOST_CONFIGURATION:
             raise ObjectDamaged(f"the backup lacks its copy of {os.fsdecode(each.source)}")
         source = PurePosixPath(os.fsdecode(each.source))
-        found.append(OutsideFile(each.setting, source, read_small(reader, file)))
+        found.append(OutsideContent(each.setting, source, read_small(reader, file)))
     return found
 
 

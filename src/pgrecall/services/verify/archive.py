@@ -15,7 +15,7 @@ from pgrecall.repository.cluster import ClusterStore
 from pgrecall.repository.commit import Commit
 from pgrecall.repository.layout import owner_name, parse_wal_name, wal_name
 from pgrecall.services.archive.history import read_history
-from pgrecall.services.verify.report import Findings, Kind
+from pgrecall.services.verify.report import Flaws, Kind
 from pgrecall.services.verify.sweep import Swept
 
 
@@ -27,7 +27,7 @@ class _Place(NamedTuple):
 class ArchiveCheck:
     """The WAL of a cluster, as the pass saw it."""
 
-    def __init__(self, store: ClusterStore, swept: Swept, findings: Findings) -> None:
+    def __init__(self, store: ClusterStore, swept: Swept, findings: Flaws) -> None:
         self._store = store
         self._swept = swept
         self._findings = findings

@@ -16,7 +16,7 @@ from pgrecall.repository.paths import quote
 from pgrecall.repository.recovery import open_manifest
 from pgrecall.services.restore.parallel import in_parallel
 from pgrecall.services.verify.prove import LostSpan, Memory, Proven, Prover, Unit, lost_span
-from pgrecall.services.verify.report import BackupReport, Findings, Kind, LostFile
+from pgrecall.services.verify.report import BackupReport, Flaws, Kind, LostFile
 from pgrecall.services.verify.sweep import Swept
 
 _LISTS_AT_ONCE = 64
@@ -27,7 +27,7 @@ MOST_UNATTRIBUTED = 100
 class BackupProof:
     """Proves backups one after the other; remembers what they share."""
 
-    def __init__(self, store: ClusterStore, swept: Swept, findings: Findings, *, jobs: int, reporter: Reporter) -> None:
+    def __init__(self, store: ClusterStore, swept: Swept, findings: Flaws, *, jobs: int, reporter: Reporter) -> None:
         self._store = store
         self._swept = swept
         self._findings = findings
@@ -126,7 +126,7 @@ class _Walk:
         self.files = 0
         self.bytes = 0
 
-    def check_tables(self, findings: Findings, record: BackupRecord) -> None:
+    def check_tables(self, findings: Flaws, record: BackupRecord) -> None:
         """Each run's table says which packs it stored; those that were read must be these."""
         for entry in self._reader.manifest.runs:
             try:

@@ -37,7 +37,7 @@ class LostFile:
 
 
 @dataclass(slots=True, kw_only=True)
-class Finding:
+class Flaw:
     """What is wrong with one object. `object` is its name in the cluster, or its key where it belongs to none."""
 
     kind: Kind
@@ -94,12 +94,12 @@ class VerifyReport:
     took: float
     unopened: tuple[str, ...]
     """Objects of which only the hash, or nothing, was checked, because no key for them was given."""
-    findings: tuple[Finding, ...]
+    findings: tuple[Flaw, ...]
     backups: tuple[BackupReport, ...]
     marked: tuple[str, ...]
     """Packs that got a bad mark now."""
 
-    def of(self, *kinds: Kind) -> tuple[Finding, ...]:
+    def of(self, *kinds: Kind) -> tuple[Flaw, ...]:
         return tuple(each for each in self.findings if each.kind in kinds)
 
     @property
@@ -113,26 +113,26 @@ class VerifyReport:
         return found or (Kind.WARNING if Kind.WARNING in kinds else None)
 
 
-class Findings:
+class Flaws:
     """Collects findings, one per object. For one thread."""
 
     def __init__(self) -> None:
-        self._by_object: dict[str, Finding] = {}
+        self._by_object: dict[str, Flaw] = {}
 
-    def add(self, kind: Kind, name: str, problem: str, backups: Sequence[BackupLabel] = ()) -> Finding:
+    def add(self, kind: Kind, name: str, problem: str, backups: Sequence[BackupLabel] = ()) -> Flaw:
         """The first problem of an object is told; one that weighs more takes its place, and backups add up."""
         found = self._by_object.get(name)
         if found is None:
-            found = self._by_object[name] = Finding(kind=kind, object=name, problem=problem)
+            found = self._by_object[name] = Flaw(kind=kind, object=name, problem=problem)
         elif list(Kind).index(kind) < list(Kind).index(found.kind):
             found.kind, found.problem = kind, problem
         found.backups = tuple(sorted({*found.backups, *backups}))
         return found
 
-    def get(self, name: str) -> Finding | None:
+    def get(self, name: str) -> Flaw | None:
         return self._by_object.get(name)
 
-    def all(self) -> tuple[Finding, ...]:
+    def all(self) -> tuple[Flaw, ...]:
         """The weightiest first, then by object."""
         order = list(Kind)
         return tuple(sorted(self._by_object.values(), key=lambda each: (order.index(each.kind), each.object)))

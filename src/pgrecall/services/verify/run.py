@@ -19,7 +19,7 @@ from pgrecall.services.verify.archive import ArchiveCheck
 from pgrecall.services.verify.backups import BackupProof
 from pgrecall.services.verify.marks import mark_bad
 from pgrecall.services.verify.objects import kind_of, pack_of
-from pgrecall.services.verify.report import BackupReport, Findings, Kind, VerifyReport
+from pgrecall.services.verify.report import BackupReport, Flaws, Kind, VerifyReport
 from pgrecall.services.verify.shared import SharedObjects
 from pgrecall.services.verify.sweep import SAMPLED, Swept, packs_in, sweep
 from pgrecall.storage.base import ObjectInfo
@@ -45,7 +45,7 @@ def verify(request: VerifyRequest, store: ClusterStore, *, clock: Clock, reporte
     began = clock.monotonic()
     counted = CountedStorage(store.storage)
     store = store.on(counted)
-    findings = Findings()
+    findings = Flaws()
     catalog = Catalog(store)
     records = _chosen_backups(catalog, request.label)
     # Listed after the commits were read: what a commit names was there before.
@@ -105,7 +105,7 @@ def _wanted(
     store: ClusterStore,
     listed: Sequence[ObjectInfo],
     records: Sequence[BackupRecord],
-    findings: Findings,
+    findings: Flaws,
 ) -> Callable[[str, ObjectType], bool]:
     """Which objects to read."""
     only: set[str] | None = None
@@ -135,7 +135,7 @@ def _miss_objects(
     catalog: Catalog,
     records: Sequence[BackupRecord],
     swept: Swept,
-    findings: Findings,
+    findings: Flaws,
     *,
     whole: bool,
 ) -> None:
@@ -161,7 +161,7 @@ def _miss_objects(
         _miss_commits(catalog, swept, findings)
 
 
-def _miss_commits(catalog: Catalog, swept: Swept, findings: Findings) -> None:
+def _miss_commits(catalog: Catalog, swept: Swept, findings: Flaws) -> None:
     """Later commits name the ones that they saw; the newest one's loss looks like a run that never ended."""
     for record in catalog.restorable():
         assert record.commit is not None
@@ -187,7 +187,7 @@ def _with_wal(report: BackupReport, problems: tuple[str, ...]) -> BackupReport:
     return replace(report, readable=False, problems=(*report.problems, *problems))
 
 
-def _name_backups(catalog: Catalog, findings: Findings) -> None:
+def _name_backups(catalog: Catalog, findings: Flaws) -> None:
     """Which committed backups need what is damaged or lost."""
     for finding in findings.all():
         if finding.kind not in (Kind.DAMAGED, Kind.MISSING, Kind.UNREADABLE):
@@ -205,7 +205,7 @@ def _mark(
     request: VerifyRequest,
     store: ClusterStore,
     swept: Swept,
-    findings: Findings,
+    findings: Flaws,
     clock: Clock,
     reporter: Reporter,
 ) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pgrecall.repository.cluster import ClusterStore
 from pgrecall.repository.formatfile import FormatFile
 from pgrecall.repository.keyring import RootKey
 from pgrecall.repository.readme import README_TEXT
-from pgrecall.services.verify.report import Findings, Kind
+from pgrecall.services.verify.report import Flaws, Kind
 
 LIMIT = 1 << 20
 _OURS = frozenset({"format", "keys", "clusters"})
@@ -17,7 +17,7 @@ _OURS = frozenset({"format", "keys", "clusters"})
 class SharedObjects:
     """The objects above all clusters; small, so they are read one after the other."""
 
-    def __init__(self, store: ClusterStore, secrets: Sequence[str], findings: Findings) -> None:
+    def __init__(self, store: ClusterStore, secrets: Sequence[str], findings: Flaws) -> None:
         self._store = store
         self._storage = store.storage
         self._secrets = secrets

@@ -15,7 +15,7 @@ from pgrecall.services.restore.parallel import in_parallel
 from pgrecall.services.verify.chunkfacts import ChunkFacts
 from pgrecall.services.verify.memory import MemoryBudget
 from pgrecall.services.verify.objects import Checked, check, kind_of, pack_of
-from pgrecall.services.verify.report import Findings, Kind
+from pgrecall.services.verify.report import Flaws, Kind
 from pgrecall.storage.base import ObjectInfo
 
 MEMORY_BYTES = 256 * 1024 * 1024
@@ -53,7 +53,7 @@ class Swept:
 def sweep(
     store: ClusterStore,
     listed: Sequence[ObjectInfo],
-    findings: Findings,
+    findings: Flaws,
     *,
     chosen: Callable[[str, ObjectType], bool],
     root: RootKey | None,
@@ -81,7 +81,7 @@ def sweep(
 
 class _Pass:
     def __init__(
-        self, store: ClusterStore, swept: Swept, findings: Findings, root: RootKey | None, reporter: Reporter
+        self, store: ClusterStore, swept: Swept, findings: Flaws, root: RootKey | None, reporter: Reporter
     ) -> None:
         self._store = store
         self._swept = swept
