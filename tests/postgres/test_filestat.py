@@ -1,4 +1,4 @@
-"""Birth times tell a file made again from the one before; cache hints and syncs do no harm."""
+"""Birth times tell a file made again from the one before."""
 
 import os
 from pathlib import Path
@@ -43,19 +43,3 @@ def test_without_a_c_library_the_birth_time_is_unknown(tmp_path: Path, monkeypat
     monkeypatch.setattr(filestat, "_libc", lambda: None)
     monkeypatch.setattr("sys.platform", "linux")
     assert filestat.birth_ns(tmp_path) == 0
-
-
-def test_dropping_the_cache_is_a_hint(tmp_path: Path) -> None:
-    path = tmp_path / "f"
-    path.write_bytes(bytes(100_000))
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        filestat.drop_cache(fd)
-        filestat.drop_cache(fd, 4096, 8192)
-        assert os.pread(fd, 200_000, 0) == bytes(100_000)
-    finally:
-        os.close(fd)
-    reading, writing = os.pipe()
-    filestat.drop_cache(reading)
-    os.close(reading)
-    os.close(writing)

@@ -1,6 +1,5 @@
-"""Owns what Python's os module does not offer of files: birth time, page cache hints."""
+"""Owns what Python's os module does not offer of files: birth time."""
 
-import contextlib
 import ctypes
 import os
 import sys
@@ -34,13 +33,6 @@ def birth_ns(file: int | str | os.PathLike[str]) -> int:
     if sys.platform == "linux":
         return _statx_birth_ns(file)
     return int(getattr(status, "st_birthtime", 0) * 1_000_000_000)
-
-
-def drop_cache(fd: int, offset: int = 0, length: int = 0) -> None:
-    """Tell the kernel that this range will not be read again; length 0 means to the end. A hint: never fails."""
-    if hasattr(os, "posix_fadvise"):
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
 
 
 def _statx_birth_ns(file: int | str | os.PathLike[str]) -> int:
