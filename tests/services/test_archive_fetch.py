@@ -274,8 +274,13 @@ def spoil_key(archive: Archive, names: list[str]) -> None:
 
 
 def spoil_installation(archive: Archive, names: list[str]) -> None:
-    """The program's packages are gone: Python ends with 1, which PostgreSQL alone would take for the archive's end."""
-    shutil.rmtree(archive.home / "packages")
+    """The program's files are gone: Python ends with 1, which PostgreSQL alone would take for the archive's end.
+
+    An empty package stays, so that no other installation is found in its place.
+    """
+    shutil.rmtree(archive.home / "packages/pgrecall")
+    (archive.home / "packages/pgrecall").mkdir()
+    (archive.home / "packages/pgrecall/__init__.py").touch()
 
 
 SPOILS = [
