@@ -14,8 +14,8 @@ from pgrecall.observe.reporter import Silent
 from pgrecall.repository.extents import Extents
 from pgrecall.repository.manifest import Manifest, Tablespace
 from pgrecall.repository.manifest_reader import ManifestReader
+from pgrecall.services.crew import in_parallel
 from pgrecall.services.restore.files import NEVER_RESTORED, data_spans, restore_files
-from pgrecall.services.restore.parallel import in_parallel
 from pgrecall.services.restore.prepare import check_tablespaces, make_directories
 from pgrecall.services.restore.problems import writing
 from pgrecall.services.restore.tablespaces import PlacedTablespace

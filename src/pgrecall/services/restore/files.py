@@ -17,8 +17,8 @@ from pgrecall.repository.fileblock import StoredFile
 from pgrecall.repository.manifest_reader import ManifestReader
 from pgrecall.repository.node import Node
 from pgrecall.repository.paths import OUTSIDE
+from pgrecall.services.crew import in_parallel
 from pgrecall.services.restore.durable import begin_writing
-from pgrecall.services.restore.parallel import in_parallel
 from pgrecall.services.restore.problems import writing
 from pgrecall.services.restore.tree import RestoredTree, refuse_twice, write_all
 

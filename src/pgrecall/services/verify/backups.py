@@ -14,7 +14,7 @@ from pgrecall.repository.manifest_reader import ManifestReader
 from pgrecall.repository.node import NodeList
 from pgrecall.repository.paths import quote
 from pgrecall.repository.recovery import open_manifest
-from pgrecall.services.restore.parallel import in_parallel
+from pgrecall.services.crew import in_parallel
 from pgrecall.services.verify.prove import LostSpan, Memory, Proven, Prover, Unit, lost_span
 from pgrecall.services.verify.report import BackupReport, Flaws, Kind, LostFile
 from pgrecall.services.verify.sweep import Swept

@@ -11,7 +11,7 @@ from pgrecall.repository.cluster import ClusterStore
 from pgrecall.repository.columns import PackRef
 from pgrecall.repository.header import ObjectType
 from pgrecall.repository.keyring import RootKey
-from pgrecall.services.restore.parallel import in_parallel
+from pgrecall.services.crew import in_parallel
 from pgrecall.services.verify.chunkfacts import ChunkFacts
 from pgrecall.services.verify.memory import MemoryBudget
 from pgrecall.services.verify.objects import Checked, check, kind_of, pack_of

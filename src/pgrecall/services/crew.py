@@ -56,7 +56,7 @@ def in_parallel(units: Iterator[T], work: Callable[[Iterator[T]], None], jobs: i
         except BaseException as error:  # noqa: BLE001 - carried to the thread that waits
             shared.fail(error)
 
-    threads = [threading.Thread(target=run, name=f"restore-{number}", daemon=True) for number in range(jobs)]
+    threads = [threading.Thread(target=run, name=f"crew-{number}", daemon=True) for number in range(jobs)]
     for thread in threads:
         thread.start()
     try:
