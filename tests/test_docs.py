@@ -47,6 +47,13 @@ def test_no_code_is_given_twice_and_every_class_that_others_may_meet_stands_in_e
     assert not elsewhere, f"move to errors.py: {elsewhere}"
 
 
+def test_the_page_of_correctness_names_tests_that_there_are() -> None:
+    page = (DOCS / "correctness.md").read_text("utf-8")
+    written = "\n".join(each.read_text("utf-8") for each in Path(__file__).parent.rglob("test_*.py"))
+    gone = [name for name in sorted(set(re.findall(r"`(test_\w+)`", page))) if f"def {name}(" not in written]
+    assert not gone, f"docs/correctness.md names tests that are not there: {gone}"
+
+
 def _errors(base: type[PgrecallError]) -> Iterator[type[PgrecallError]]:
     for module in pkgutil.walk_packages(pgrecall.__path__, "pgrecall."):
         if not module.name.endswith(("__main__", "_native")):

@@ -58,12 +58,17 @@ def test_a_server_with_everything_unusual_comes_back_from_every_backup(
 
 
 def test_a_backup_never_mixes_one_server_s_session_with_another_directory_s_files(
-    new_server: NewServer, open_server: OpenServer, tmp_path: Path
+    new_server: NewServer, open_server: OpenServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Cycle.running(new_server, open_server, tmp_path) as cycle:
         shutil.copytree(cycle.server.pgdata, tmp_path / "elsewhere", symlinks=True)  # its postmaster.pid, too
         mistaken = dataclasses.replace(cycle.request(), pgdata=tmp_path / "elsewhere")
-        with pytest.raises(WrongCluster):
+        with pytest.raises(WrongCluster) as refused:
+            cycle.backup(mistaken)
+        assert "checkpoint" not in refused.value.message
+        # The second line of defence: the files do not know the checkpoint that this backup began with.
+        monkeypatch.setattr("pgrecall.services.backup.source.prove_same_server", lambda *_: None)
+        with pytest.raises(WrongCluster, match="checkpoint"):
             cycle.backup(mistaken)
         assert cycle.states() == {}
 
