@@ -244,8 +244,6 @@ def test_colours_are_for_terminals_that_want_them(program: Program) -> None:
         (("demo",), ("-c", "--repo", "--config", "--identity-file", "--yes", "--dry-run")),
         (("wal", "push"), ("--json", "--yes")),
         (("wal", "fetch"), ("--json", "--yes")),
-        (("restore",), ("--yes",)),
-        (("backup",), ("--yes",)),
     ],
 )
 def test_a_verb_takes_no_option_that_has_no_effect(words: tuple[str, ...], flags: tuple[str, ...]) -> None:

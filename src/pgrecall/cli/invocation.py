@@ -31,6 +31,8 @@ class Globals:
     quiet: bool = False
     verbose: int = 0
     dry_run: bool = False
+    yes: bool = False
+    """Part of the grammar from the first version on, so that scripts can say it before a verb asks."""
 
 
 @dataclass

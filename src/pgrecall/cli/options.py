@@ -81,7 +81,10 @@ def global_options(*, writes: bool, hidden: bool = False, taken: frozenset[str] 
         _option("-v", "--verbose", "verbose", count=True, help="More on stderr; -vv with tracebacks."),
     ]  # fmt: skip
     if writes:
-        options.append(_option("--dry-run", "dry_run", is_flag=True, help="Show what would be done; write nothing."))
+        options += [
+            _option("--dry-run", "dry_run", is_flag=True, help="Show what would be done; write nothing."),
+            _option("--yes", "yes", is_flag=True, help="Never ask. Scripts may always say it; no verb asks yet."),
+        ]
     for each in options:
         each.hidden = hidden
     return [each for each in options if taken.isdisjoint(each.opts)]
