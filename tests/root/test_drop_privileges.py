@@ -120,7 +120,7 @@ def test_becoming_an_owner_who_cannot_read_our_program_is_refused(private_packag
     """
     done = in_a_child(code, private_package)
     assert f"{NOBODY.name}, who owns the data directory, cannot read" in done.stdout, done.stderr
-    assert "Install pgrecall where every user can read it" in done.stdout
+    assert "install pgrecall where every user can read it" in done.stdout
 
 
 def test_the_owner_of_a_data_directory_is_named(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 import pgrecall
-from pgrecall.errors import StorageDenied
+from pgrecall.errors import Refused, StorageDenied
 from pgrecall.postgres.binaries import find_binaries, wheel_bindirs
 from pgrecall.postgres.scratch import initdb
-from pgrecall.postgres.users import find_user, owner_of, unreachable
+from pgrecall.postgres.users import find_user, owner_of, refuse_unreachable_runtime, unreachable
 from pgrecall.services.impersonate import as_user
 
 NOBODY = find_user()
@@ -75,3 +75,15 @@ def test_results_and_errors_come_back_from_another_user() -> None:
     with pytest.raises(StorageDenied) as caught:
         as_user(NOBODY, denied)
     assert (caught.value.message, caught.value.hint, caught.value.facts) == ("403", "ask", {"place": "x"})
+
+
+def test_an_interpreter_that_the_servers_user_cannot_run_is_refused_before_anything_is_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hidden = tmp_path / "root's own" / "python3"
+    hidden.parent.mkdir(mode=0o700)
+    hidden.write_text("#!/bin/sh\n")
+    hidden.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(hidden))
+    with pytest.raises(Refused, match=r"cannot read .*python3, from where we run"):
+        refuse_unreachable_runtime(NOBODY)

@@ -6,11 +6,13 @@ which PostgreSQL takes as "end of archive".
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
@@ -30,6 +32,7 @@ class Terminated(BaseException):
 def main() -> int:
     """The console script: its return value is the exit status."""
     argv = sys.argv[1:]
+    _open_closed_streams()
     signal.signal(signal.SIGTERM, _terminate)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's linear algebra, never used, starts threads that spin
     try:
@@ -119,9 +122,18 @@ def _named(error: Exception) -> PgrecallError:
             return UsageError(error.format_message())
         case OSError() if error.strerror:
             place = f"{error.filename}: " if error.filename else ""
-            return SystemFailed(f"{place}{error.strerror}", hint="does it exist, and may this user read and write it?")
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            hint = "make room, then repeat it" if full else "does it exist, and may this user read and write it?"
+            return SystemFailed(f"{place}{error.strerror}", hint=hint)
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return Internal(what, hint="this is a fault of pgrecall; -vv shows where it happened, please report it")
+
+
+def _open_closed_streams() -> None:
+    """Started with stdout or stderr closed (`>&-`), Python has None there: what is said goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  for the process's life
 
 
 def _flushed(status: int) -> int:

@@ -12,6 +12,7 @@ from pgrecall.cli.invocation import Invocation
 from pgrecall.cli.options import argument, option, verb
 from pgrecall.cli.output import Line, Span
 from pgrecall.cli.zone import Zone
+from pgrecall.config import ClusterSettings
 from pgrecall.domain.humanize import format_bytes, format_duration, format_time
 from pgrecall.domain.target import RecoveryRequest, RecoveryTarget, parse_target, parse_timeline
 from pgrecall.errors import TimeAmbiguous, UsageError, ValueInvalid
@@ -78,6 +79,7 @@ def command(
         become=run.settings().cluster([become]).name if become else None,
         tablespaces=tuple(TablespaceMapping.parse(each) for each in tablespaces),
         jobs=jobs or cluster.parallel,
+        fetch_reads=_fetch_reads(run, cluster),
     )
     store = open_cluster(run.settings(), cluster, identity=run.identity(), environ=run.environ)
     plan = plan_restore(store, options, now=run.clock.now())
@@ -133,6 +135,13 @@ def program(run: Invocation, cluster: str) -> Program:
     identity = run.globals.identity_file
     fetch = named if identity is None else (*named, "--identity-file", str(identity.absolute()))
     return Program(tuple(words), fetch_options=fetch, push_options=named)
+
+
+def _fetch_reads(run: Invocation, cluster: ClusterSettings) -> tuple[Path, ...]:
+    """What `wal fetch`, called as `program` says, opens before it can fetch anything."""
+    settings, identity = run.settings(), run.globals.identity_file
+    secret = settings.key_file(cluster) if identity is None else identity.absolute()
+    return tuple(path for path in (settings.path, secret) if path is not None and path.exists())
 
 
 def render_plan(plan: PlanReport, zone: Zone) -> Iterator[Line]:

@@ -82,7 +82,7 @@ def render_wal(statuses: list[ClusterStatus], zone: Zone) -> Iterator[Line]:
                 yield (
                     Span("    gap  ", "yellow"),
                     first if first == last else f"{first} to {last}",
-                    " was never stored",
+                    " is not stored",
                 )
 
 

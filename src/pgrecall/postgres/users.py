@@ -42,10 +42,15 @@ def find_user(name: str | None = None) -> OsUser:
 def owner_of(path: Path) -> OsUser:
     """Who owns a file or directory. A user id without a name gets its number as name."""
     found = path.stat()
+    return user_of(found.st_uid, found.st_gid)
+
+
+def user_of(uid: int, gid: int) -> OsUser:
+    """The user of that number; one without a name gets the group given, and its number as name."""
     try:
-        entry = pwd.getpwuid(found.st_uid)
+        entry = pwd.getpwuid(uid)
     except KeyError:
-        return OsUser(str(found.st_uid), found.st_uid, found.st_gid)
+        return OsUser(str(uid), uid, gid)
     return OsUser(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
@@ -62,15 +67,21 @@ def become(user: OsUser) -> None:
             f"the files belong to {user.name}, we run as {_name_of(os.geteuid())}",
             hint=f"Run it as their owner: sudo -u {user.name} {Path(sys.argv[0]).name} …",
         )
+    refuse_unreachable_runtime(user)
+    drop_privileges(user)
+    home = _home_of(user)
+    os.environ.update(HOME=home, USER=user.name, LOGNAME=user.name)
+
+
+def refuse_unreachable_runtime(user: OsUser) -> None:
+    """Refused when that user could not run us: the interpreter may lie in root's home, behind a readable venv."""
     hidden = unreachable(user, [Path(sys.executable).resolve(), Path(pgrecall.__file__).parent, Path(os.__file__)])
     if hidden:
         raise Refused(
             f"{user.name}, who owns the data directory, cannot read {hidden[0]}, from where we run",
-            hint="Install pgrecall where every user can read it, in a virtual environment under /opt for example.",
+            hint="install pgrecall where every user can read it, with a Python that every user can run: "
+            "/usr/bin/python3 -m venv /opt/pgrecall",
         )
-    drop_privileges(user)
-    home = _home_of(user)
-    os.environ.update(HOME=home, USER=user.name, LOGNAME=user.name)
 
 
 def drop_privileges(user: OsUser) -> None:

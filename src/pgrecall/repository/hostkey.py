@@ -98,7 +98,9 @@ def read_host_key(path: Path) -> HostKey:
     except OSError as error:
         raise KeyProblem(
             f"cannot read the key file {path}: {error.strerror}",
-            hint="pgrecall init writes it; the recovery identity or passphrase makes a new one.",
+            hint="run it as root, or as the user that owns the data directory and this key"
+            if isinstance(error, PermissionError)
+            else "pgrecall init writes it; the recovery identity or passphrase makes a new one.",
             path=str(path),
         ) from error
     if found.st_mode & 0o077:

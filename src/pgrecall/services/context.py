@@ -76,13 +76,13 @@ def host_key(settings: Settings, cluster: ClusterSettings) -> HostKey | None:
 
 @contextmanager
 def _naming_init(settings: Settings, cluster: ClusterSettings) -> Iterator[None]:
-    """Where there is no repository, say the very line that makes it."""
+    """Where there is no repository, say the very line that makes it; an unmounted disk is likelier, and comes first."""
     try:
         yield
     except RepositoryNotFound as error:
         url = shlex.quote(settings.repository(cluster.repository).url)
         pgdata = f" --pgdata {shlex.quote(str(cluster.pgdata))}" if cluster.pgdata else ""
-        hint = f"pgrecall init --repo {url}{pgdata}"
+        hint = f"is it mounted, and in its place? If there never was one: pgrecall init --repo {url}{pgdata}"
         raise RepositoryNotFound(error.message, hint=hint, **error.facts) from error
 
 

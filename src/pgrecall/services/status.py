@@ -171,11 +171,16 @@ def _point(backup: Backup) -> BackupPoint:
 
 def _branch(found: TimelineWindows, segment_size: int | None) -> Branch:
     assert segment_size is not None, "windows come from segments"
+    problems = list(found.problems)
+    end = found.windows[-1].to_lsn if found.windows else None
+    if end is not None and found.gaps and found.gaps[-1].first.start(segment_size) >= end:
+        first = found.gaps[-1].first.name(segment_size)
+        problems.append(f"WAL {first} is not stored, though later WAL is: a new backup must bridge it")
     return Branch(
         timeline=found.history.timeline,
         windows=tuple(_window(each) for each in found.windows),
         gaps=tuple(_gap(each, segment_size) for each in found.gaps),
-        problems=found.problems,
+        problems=tuple(problems),
     )
 
 

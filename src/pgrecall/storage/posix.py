@@ -292,8 +292,14 @@ class PosixStorage:
                 kind = StorageFull
             elif error.errno in _DENIED:
                 kind = StorageDenied
-            hint = "Links are not followed." if error.errno in (errno.ELOOP, errno.ENOTDIR) else None
+            hint = "Links are not followed." if error.errno in (errno.ELOOP, errno.ENOTDIR) else HINTS.get(kind)
             raise kind(f"{self.place}: {key or 'the directory'}: {error.strerror}", hint=hint, key=key) from error
+
+
+HINTS = {
+    StorageFull: "make room where the repository lies, then repeat it",
+    StorageDenied: "is it mounted for writing, and may this user write there?",
+}
 
 
 def _open_part(parent: int, part: str, *, create: bool) -> int:

@@ -227,11 +227,12 @@ class _Way:
                 note = f"{format_time(moment)} is the last commit stored: recovered to the end of what is stored now"
                 return self._result(self._last_record(), note)
             case AtTime():
-                said = (
-                    "no commit is stored after the backup" if last is None else f"the last one is {format_time(last)}"
+                said = "there is none after the backup" if last is None else f"the last one is {format_time(last)}"
+                raise self._unreachable(
+                    f"no commit after it is stored yet, so recovery would not end there; of the commits stored, {said}",
+                    hint="wait for its WAL: within archive_timeout, or now by SELECT pg_switch_wal() on the server; "
+                    "else --at latest",
                 )
-                raise self._unreachable(f"no commit after it is stored, so recovery would not end there: {said}",
-                                        hint='--at latest')  # fmt: skip
             case AtRestorePoint(name):
                 raise self._unreachable(
                     f"no restore point '{name}' is stored on the way to timeline {self.history.timeline}"

@@ -138,7 +138,7 @@ class _Run:
                         sequence=catalog.next_sequence(),
                         at=self.clock.now(),
                         by=socket.gethostname(),
-                        reason=f"{type(error).__name__}: {error}"[:500],
+                        reason=_reason(error)[:500],
                     )
                 )
             raise
@@ -338,6 +338,14 @@ class _Run:
             warnings=tuple(self.warnings.texts),
             wal=(manifest.start.wal, manifest.stop.wal),
         )
+
+
+def _reason(error: BaseException) -> str:
+    """What `list` shows of a run that ended early: Ctrl-C and SIGTERM come without a text."""
+    name = type(error).__name__
+    if isinstance(error, Exception):
+        return f"{name}: {error}" if str(error) else name
+    return {"KeyboardInterrupt": "interrupted", "Terminated": "terminated"}.get(name, name)
 
 
 def _own_directories(listing: Listing) -> list[DirectoryItem]:

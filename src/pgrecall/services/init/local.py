@@ -83,7 +83,7 @@ def cluster_name(wanted: str | None, pgdata: Path, taken: Mapping[str, Path | No
     for name in ("main", pgdata.name):
         if name not in taken and NAME.fullmatch(name):
             return name
-    raise UsageError(f"a name for the cluster at {pgdata} is needed: {', '.join(taken)} are taken", hint="-c NAME")
+    raise UsageError(f"a name for the cluster at {pgdata} is needed; taken: {', '.join(taken)}", hint="-c NAME")
 
 
 def program_words() -> list[str]:

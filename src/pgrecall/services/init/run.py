@@ -17,7 +17,7 @@ from pgrecall.config_secret import read_secret_file
 from pgrecall.durable import create_whole, make_directories
 from pgrecall.errors import ConfigInvalid, PgrecallError, PostgresError, Refused, UsageError
 from pgrecall.postgres.requirements import program_problem
-from pgrecall.postgres.users import OsUser, is_root
+from pgrecall.postgres.users import OsUser, is_root, refuse_unreachable_runtime
 from pgrecall.repository.hostkey import HostKey, read_host_key, write_host_key
 from pgrecall.repository.keyring import new_identity
 from pgrecall.services.impersonate import as_user
@@ -202,7 +202,7 @@ def _refuse_other_directory(configured: Path | None, pgdata: Path, name: str, co
 
 
 def _refuse_unreachable_program(program: Sequence[str], owner: OsUser) -> None:
-    """By permission bits, before anything is written; the proof by execution follows."""
+    """Before anything is written; the proof by execution follows."""
     groups = os.getgrouplist(owner.name, owner.gid) if not owner.name.isdigit() else [owner.gid]
     problem = program_problem(Path(program[0]), uid=owner.uid, gids=groups)
     if problem is not None:
@@ -210,6 +210,8 @@ def _refuse_unreachable_program(program: Sequence[str], owner: OsUser) -> None:
             f"{owner.name}, as whom PostgreSQL archives, cannot run {program[0]}: {problem}",
             hint="install pgrecall where every user can run it, in a virtual environment under /opt for example",
         )
+    if is_root():
+        refuse_unreachable_runtime(owner)
 
 
 def _state_dir(settings: Settings | None, owner: OsUser, environ: Mapping[str, str]) -> Path:
@@ -295,9 +297,15 @@ def _prove_server_user_can_archive(plan: InitPlan, environ: Mapping[str, str]) -
         groups = os.getgrouplist(plan.local.owner.name, plan.local.owner.gid)
         user = {"user": plan.local.owner.uid, "group": plan.local.owner.gid, "extra_groups": groups}
     clean = server_environment(plan.local.pgdata) or {k: v for k, v in environ.items() if not k.startswith("PGRECALL_")}
-    done = subprocess.run(
-        argv, env=clean, cwd="/", capture_output=True, text=True, check=False, timeout=PROOF_SECONDS, **user
-    )
+    try:
+        done = subprocess.run(
+            argv, env=clean, cwd="/", capture_output=True, text=True, check=False, timeout=PROOF_SECONDS, **user
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:  # the passphrase is told all the same
+        raise ConfigInvalid(
+            f"{plan.local.owner.name}, as whom PostgreSQL archives, cannot run {' '.join(argv[:-1])}: {error}",
+            hint="cure it, then run init again: it goes on where it stopped",
+        ) from error
     if done.returncode not in (0, DEGRADED):
         raise ConfigInvalid(
             f"{plan.local.owner.name}, as whom PostgreSQL archives, cannot run {' '.join(argv[:-1])}: {_said(done)}",

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,8 +10,17 @@ from pathlib import Path
 
 from pgrecall.domain.label import BackupLabel
 from pgrecall.domain.target import EndOfArchive, RecoveryRequest
-from pgrecall.errors import DamageFound, NotThere, ObjectMissing, OwnerUnknown, PgrecallError, TargetUnreachable
+from pgrecall.errors import (
+    DamageFound,
+    NotThere,
+    ObjectMissing,
+    OwnerUnknown,
+    PgrecallError,
+    Refused,
+    TargetUnreachable,
+)
 from pgrecall.postgres.recovery_settings import RecoveryAction
+from pgrecall.postgres.users import unreachable, user_of
 from pgrecall.repository.catalog import BackupState, Catalog
 from pgrecall.repository.cluster import ClusterStore
 from pgrecall.repository.columns import PackRef
@@ -47,6 +57,8 @@ class RestoreOptions:
     become: str | None = None
     tablespaces: tuple[TablespaceMapping, ...] = ()
     jobs: int = 2
+    fetch_reads: tuple[Path, ...] = ()
+    """Files that restore_command will need, run by the restored server: configuration, identity, key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +137,7 @@ def plan_restore(store: ClusterStore, options: RestoreOptions, *, now: datetime)
     )
     blockers += harm
     ownership = _ownership(manifest, blockers)
+    blockers += refuse_unreadable(options.fetch_reads, ownership)
     wal_bytes = len(choice.wal.segments) * choice.wal.segment_size
     space = space_needs(manifest, destination.path, placed, wal_bytes=wal_bytes)
     if destination.unfinished is None:  # else what is wiped first makes room
@@ -207,6 +220,22 @@ def _ownership(manifest: Manifest, blockers: list[PgrecallError]) -> Ownership:
             )
         )
     return found or Ownership()
+
+
+def refuse_unreadable(fetch_reads: Sequence[Path], ownership: Ownership) -> list[Refused]:
+    """The restored server would start, ask restore_command for its WAL, and stop: better told before than then."""
+    if ownership.default is None:
+        return []
+    uid, gid = ownership.default
+    user = user_of(uid, gid)
+    return [
+        Refused(
+            f"{user.name}, as whom the restored server fetches its WAL, cannot read {path}",
+            hint=f"install -o {user.name} -m 600 {shlex.quote(str(path))} /var/tmp/, and name that copy",
+            path=str(path),
+        )
+        for path in unreachable(user, fetch_reads, whole=False)
+    ]
 
 
 def _root_files(reader: ManifestReader) -> list[bytes]:

@@ -149,7 +149,7 @@ def report_done(done: RestoreDone) -> RestoreReport:
         notes.append("pg_wal was a link in the original; it is a plain directory here")
     if plan.ownership.default is not None:
         user = _user(plan.ownership.default[0])
-        notes.append(f"restore_command runs as {user}: configuration and key must be readable for that user")
+        notes.append(f"restore_command runs as {user}, until recovery has ended: leave it configuration and key")
     if port != wanted:
         notes.append(f"port {wanted} is in use here, so the start command names {port}")
     return RestoreReport(
