@@ -12,6 +12,7 @@ from pgrecall.cli.options import option, verb
 from pgrecall.cli.output import Line, Span
 from pgrecall.config import ClusterSettings
 from pgrecall.domain.humanize import format_bytes, format_duration
+from pgrecall.domain.label import BackupKind
 from pgrecall.errors import DamageFound
 from pgrecall.services.backup.preview import BackupPreview, preview_backup
 from pgrecall.services.backup.request import BackupRequest, BackupResult
@@ -105,7 +106,8 @@ def render(result: BackupResult, storage: CountedStorage) -> Iterator[Line]:
 
 
 def render_preview(preview: BackupPreview) -> Iterator[Line]:
-    yield f"Kind      {'incremental, parent ' + str(preview.parent) if preview.parent else 'full'}"
+    kind = "incremental" if preview.kind is BackupKind.INCR else "full"
+    yield f"Kind      {kind}, compared with {preview.parent or 'nothing'}"
     for reason in preview.why:
         yield f"          {reason}"
     yield f"Read      {format_bytes(preview.size)} in {preview.files:,} files"

@@ -4,7 +4,7 @@ import contextlib
 from dataclasses import dataclass
 
 from pgrecall.clock import Clock
-from pgrecall.domain.label import BackupLabel
+from pgrecall.domain.label import BackupKind, BackupLabel
 from pgrecall.observe.reporter import Reporter
 from pgrecall.postgres.datadir import list_data_directory
 from pgrecall.postgres.pgwal import wal_tail
@@ -20,6 +20,7 @@ from pgrecall.services.backup.wal import local_history
 class BackupPreview:
     """Sizes in bytes; free is None where the storage cannot tell."""
 
+    kind: BackupKind
     parent: BackupLabel | None
     why: tuple[str, ...]
     files: int
@@ -44,6 +45,7 @@ def preview_backup(request: BackupRequest, store: ClusterStore, *, clock: Clock,
         config_files=source.config_files,
     )
     return BackupPreview(
+        kind=request.kind(parent),
         parent=parent.manifest.label if parent else None,
         why=why,
         files=listing.file_count,

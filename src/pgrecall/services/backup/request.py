@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from pgrecall.domain.label import BackupLabel
+from pgrecall.domain.label import BackupKind, BackupLabel
 from pgrecall.domain.lsn import Lsn
 from pgrecall.observe.reporter import Reporter
 from pgrecall.postgres.connection import Connection
@@ -28,6 +28,10 @@ class BackupRequest:
     level: int = 3
     fast_checkpoint: bool = True
     archive_wait: timedelta = timedelta(minutes=5)
+
+    def kind(self, parent: object | None) -> BackupKind:
+        """What the backup is called, given what it compares with."""
+        return BackupKind.FULL if parent is None or self.full else BackupKind.INCR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

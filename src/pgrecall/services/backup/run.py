@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 
 from pgrecall.clock import Clock
-from pgrecall.domain.label import BackupKind, BackupLabel
+from pgrecall.domain.label import BackupLabel
 from pgrecall.domain.lsn import Lsn
 from pgrecall.domain.timeline import History
 from pgrecall.errors import ObjectExists, PgrecallError
@@ -62,7 +62,7 @@ def run_backup(request: BackupRequest, store: ClusterStore, *, clock: Clock, rep
         prove_checkpoint(request.pgdata, start.lsn, clock)
         history = local_history(request.pgdata, start.timeline)
         parent, trust, why = find_parent(request, source, catalog, store, history, start.lsn, warnings)
-        kind = BackupKind.FULL if parent is None or request.full else BackupKind.INCR
+        kind = request.kind(parent)
         label = store.claim_label(
             kind,
             clock.now(),
